@@ -1,0 +1,74 @@
+"""This process as a holder of sessions: its ID, its registry, and the IDs it gives out.
+
+1. The node's ID is random, made in the running process and never reused.
+2. After a fork the child is another node: new ID, empty registry with a lock of its own, and none
+   of the parent's drawn randomness, or both would give out the same client IDs.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+import weakref
+
+from .registry import Registry
+
+__all__ = ["ClientIds", "Node"]
+
+_BATCH = 256
+
+
+class ClientIds:
+    """Random client IDs (UUID version 4, RFC 9562), drawn from the system in batches.
+
+    >>> len(ClientIds().draw())
+    36
+    """
+
+    def __init__(self) -> None:
+        self._drawn: list[str] = []
+
+    def draw(self) -> str:
+        """A client ID that was never given out before."""
+        while True:
+            try:
+                # `pop` is atomic: two threads never get the same ID.
+                return self._drawn.pop()
+            except IndexError:
+                self._drawn.extend(_draw_batch())
+
+
+def _draw_batch() -> list[str]:
+    randomness = os.urandom(16 * _BATCH)
+    return [
+        str(uuid.UUID(bytes=randomness[start : start + 16], version=4))
+        for start in range(0, len(randomness), 16)
+    ]
+
+
+class Node:
+    """The state of one node.
+
+    Attributes:
+        id: the node's own ID, a random UUID.
+        registry: the sessions it holds.
+        client_ids: where client IDs come from.
+    """
+
+    def __init__(self) -> None:
+        self._begin()
+        _watch(self)
+
+    def _begin(self) -> None:
+        self.id = str(uuid.uuid4())
+        self.registry = Registry()
+        self.client_ids = ClientIds()
+
+
+_nodes: weakref.WeakSet[Node] = weakref.WeakSet()
+_watching = threading.Event()
+
+
+def _watch(node: Node) -> None:
+    _nodes.add(node)
