@@ -99,6 +99,15 @@ class DisconnectCode(IntEnum):
     CONNECTION_LIMIT = 3504, "connection limit"
     PERMISSION_DENIED = 3507, "permission denied"
 
+    @classmethod
+    def reason_of(cls, code: int) -> str:
+        """The standard reason of a code; `""` for a code of an app's own.
+
+        >>> DisconnectCode.reason_of(3001), DisconnectCode.reason_of(4001)
+        ('shutdown', '')
+        """
+        return cls(code).reason if code in cls._value2member_map_ else ""
+
 
 class UserSessionsError(Exception):
     """The root of every exception this library raises on purpose."""
@@ -145,7 +154,7 @@ class CommandError(UserSessionsError):
 class ConnectRefused(UserSessionsError):
     """A connection may not be made: close it with this `code` and `reason`.
 
-    The exception that led here, if any, is its `__cause__`.
+    Without a `reason`, it is the standard one of the code. The exception that led here, if any, is its `__cause__`.
 
     >>> refused = ConnectRefused(DisconnectCode.INVALID_TOKEN)
     >>> refused.code, refused.reason
@@ -154,7 +163,7 @@ class ConnectRefused(UserSessionsError):
 
     def __init__(self, code: int, reason: str | None = None) -> None:
         self.code = int(code)
-        self.reason = DisconnectCode(code).reason if reason is None else reason
+        self.reason = DisconnectCode.reason_of(code) if reason is None else reason
         super().__init__(f"connection refused: {self.code} {self.reason}")
 
 

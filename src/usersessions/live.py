@@ -1,8 +1,9 @@
 """A session as the app holds it while its connection lives: what `connect` gives.
 
-1. The first disconnect wins; it is set once, by the registry, under the registry's lock.
-2. `tell` is called once, after that, outside of the lock; it runs or schedules the app's `close`.
-3. An exception of the app's `close` is logged and harms nobody else.
+1. The first disconnect wins: the registry calls `tell` at most once.
+2. `tell` never blocks on the connection and never raises; an exception of the app's `close` is
+   logged and harms nobody else.
+3. Once the block is over, `close` is not called any more.
 """
 
 from __future__ import annotations
@@ -10,119 +11,119 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
 
 from .errors import DisconnectCode
-from .models import Disconnect
+from .models import Disconnect, Identity
 
-__all__ = ["AsyncClose", "AsyncSession", "Close", "LiveSession", "Session"]
+__all__ = ["AsyncClose", "AsyncSession", "Close", "Session"]
 
-logger = logging.getLogger("usersessions.live")
+logger = logging.getLogger(__name__)
 
 Close: TypeAlias = Callable[[Disconnect], None]
 AsyncClose: TypeAlias = Callable[[Disconnect], "Awaitable[None] | None"]
 
 
-class LiveSession(Protocol):
-    """What the registry knows of a live session: how it ends."""
+class _Live:
+    __slots__ = ("client", "disconnect", "labels", "user")
 
-    disconnect: Disconnect | None
+    def __init__(self, client: str, identity: Identity) -> None:
+        self.client = client
+        self.user = identity.user
+        self.labels: Mapping[str, str] = identity.labels
+        self.disconnect: Disconnect | None = None
 
-    def tell(self) -> None:
-        """Pass `disconnect` on to the connection, without blocking."""
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(client={self.client!r}, user={self.user!r})"
 
 
-class Session:
+class Session(_Live):
     """A live session in a blocking app.
 
     Attributes:
         client: the ID of this connection, a random UUID.
         user: the ID of its user; `""` is the anonymous user.
+        labels: the labels of its identity.
         disconnect: how the session was told to end; None as long as it was not.
     """
 
-    __slots__ = ("_close", "client", "disconnect", "user")
+    __slots__ = ("_close",)
 
-    def __init__(self, client: str, user: str, close: Close | None) -> None:
-        self.client = client
-        self.user = user
-        self.disconnect: Disconnect | None = None
+    def __init__(self, client: str, identity: Identity, close: Close | None) -> None:
+        super().__init__(client, identity)
         self._close = close
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(client={self.client!r}, user={self.user!r})"
-
-    def tell(self) -> None:
-        """Call the app's `close` in the thread that asked for the disconnect."""
-        if self._close is None or self.disconnect is None:
+    def tell(self, disconnect: Disconnect) -> None:
+        """Call the app's `close`, in the thread that asked for the disconnect."""
+        self.disconnect = disconnect
+        close, self._close = self._close, None
+        if close is None:
             return
         try:
-            self._close(self.disconnect)
+            close(disconnect)
         except Exception:
             logger.exception("the close callback of client %s failed", self.client)
 
+    def end(self) -> None:
+        """Note that the block is over: `close` is not called any more."""
+        self._close = None
 
-class AsyncSession:
+
+class AsyncSession(_Live):
     """A live session in an asyncio app.
 
     Attributes:
         client: the ID of this connection, a random UUID.
         user: the ID of its user; `""` is the anonymous user.
+        labels: the labels of its identity.
         disconnect: how the session was told to end; None as long as it was not.
     """
 
-    __slots__ = ("_close", "_ended", "_loop", "_waiters", "client", "disconnect", "user")
+    __slots__ = ("_close", "_loop", "_outcome")
 
-    def __init__(self, client: str, user: str, close: AsyncClose | None) -> None:
-        self.client = client
-        self.user = user
-        self.disconnect: Disconnect | None = None
+    def __init__(self, client: str, identity: Identity, close: AsyncClose | None) -> None:
+        super().__init__(client, identity)
         self._close = close
         self._loop = asyncio.get_running_loop()
-        self._waiters: list[asyncio.Future[Disconnect]] | None = None
-        self._ended = False
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(client={self.client!r}, user={self.user!r})"
+        self._outcome: asyncio.Future[Disconnect] | None = None
 
     @property
     def closed(self) -> asyncio.Future[Disconnect]:
-        """A future of how the session ends: the disconnect it is told, or 3000 when its block ends.
+        """Await it to learn how the session ends: the disconnect it is told, or 3000 when its
+        block ends untold.
 
-        Each use gives a future of its own, so that cancelling one (as `asyncio.wait_for` does)
-        cancels no other.
+        Each use gives a future of its own: cancelling one, as `asyncio.wait_for` does, cancels no
+        other.
         """
-        waiter: asyncio.Future[Disconnect] = self._loop.create_future()
-        if self.disconnect is not None:
-            waiter.set_result(self.disconnect)
-        elif self._ended:
-            waiter.set_result(Disconnect.of(DisconnectCode.CONNECTION_CLOSED))
-        else:
-            pending = [other for other in self._waiters or () if not other.done()]
-            self._waiters = [*pending, waiter]
-        return waiter
+        if self._outcome is None:
+            self._outcome = self._loop.create_future()
+            if self.disconnect is not None:
+                self._outcome.set_result(self.disconnect)
+        return asyncio.shield(self._outcome)
 
-    def tell(self) -> None:
+    def tell(self, disconnect: Disconnect) -> None:
         """Have the session's own event loop run the app's `close`; from any thread."""
         try:
-            self._loop.call_soon_threadsafe(self._deliver)
+            self._loop.call_soon_threadsafe(self._deliver, disconnect)
         except RuntimeError:
             logger.warning("client %s outlived its event loop", self.client)
 
     def end(self) -> None:
         """Note that the block is over: `close` is not called any more, and nobody waits on."""
-        self._ended = True
-        self._wake(self.disconnect or Disconnect.of(DisconnectCode.CONNECTION_CLOSED))
+        self._close = None
+        if self.disconnect is None:
+            self._settle(Disconnect.of(DisconnectCode.CONNECTION_CLOSED))
 
-    def _deliver(self) -> None:
-        if self._ended or self.disconnect is None:
+    def _deliver(self, disconnect: Disconnect) -> None:
+        if self.disconnect is not None:
             return
-        self._wake(self.disconnect)
-        if self._close is None:
+        self._settle(disconnect)
+        close, self._close = self._close, None
+        if close is None:
             return
         try:
-            result = self._close(self.disconnect)
+            result = close(disconnect)
         except Exception:
             logger.exception("the close callback of client %s failed", self.client)
             return
@@ -131,11 +132,10 @@ class AsyncSession:
             _closing.add(task)
             task.add_done_callback(self._close_done)
 
-    def _wake(self, disconnect: Disconnect) -> None:
-        for waiter in self._waiters or ():
-            if not waiter.done():
-                waiter.set_result(disconnect)
-        self._waiters = None
+    def _settle(self, disconnect: Disconnect) -> None:
+        self.disconnect = disconnect
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(disconnect)
 
     def _close_done(self, task: asyncio.Future[None]) -> None:
         _closing.discard(task)

@@ -14,12 +14,14 @@ from .strictjson import JSON, dumps, loads
 __all__ = [
     "MAX_DATA_BYTES",
     "MAX_ID_LENGTH",
+    "MAX_LABELS",
     "MAX_REASON_BYTES",
     "ConnectRequest",
     "ConnectionInfo",
     "Disconnect",
     "Identity",
     "check_id",
+    "check_time",
 ]
 
 MAX_ID_LENGTH = 255
@@ -27,6 +29,9 @@ MAX_ID_LENGTH = 255
 
 MAX_DATA_BYTES = 8192
 """The largest `meta`, `info` or `data`, in bytes of compact JSON."""
+
+MAX_LABELS = 16
+"""The most labels of one session."""
 
 MAX_REASON_BYTES = 123
 """The longest disconnect reason, in bytes: what a WebSocket close frame holds (RFC 6455, 5.5.1)."""
@@ -70,6 +75,14 @@ def _json_bytes(name: str, value: object) -> bytes:
     return data
 
 
+def _labels(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise InvalidValue(f"labels must be a mapping, not {type(value).__name__}")
+    if len(value) > MAX_LABELS:
+        raise InvalidValue(f"there are more than {MAX_LABELS} labels")
+    return {check_id("label name", name): check_id("label", text) for name, text in value.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Disconnect:
     """How a connection is ended: a code from 3000 to 4999 and a reason for people.
@@ -96,9 +109,9 @@ class Disconnect:
             raise InvalidValue(f"disconnect reason is over {MAX_REASON_BYTES} bytes of UTF-8")
 
     @classmethod
-    def of(cls, code: DisconnectCode) -> Disconnect:
-        """The standard disconnect of a code, with the code's own reason."""
-        return cls(int(code), code.reason)
+    def of(cls, code: int) -> Disconnect:
+        """The disconnect of a code, with the code's standard reason if it has one."""
+        return cls(int(code), DisconnectCode.reason_of(code))
 
     @property
     def reconnect(self) -> bool:
@@ -115,6 +128,7 @@ class Identity:
         meta: any JSON value, for the server alone; None is no meta.
         info: any JSON value that may be shown to others; None is no info.
         data: any JSON value to greet the client with; None is none.
+        labels: a few words about the connection for the app: at most `MAX_LABELS` strings by name.
         token_id: the token's `jti`.
         issued_at: the token's `iat`, in seconds since the epoch.
         expire_at: when the connection expires, in seconds since the epoch; None is never.
@@ -131,6 +145,7 @@ class Identity:
     meta: object = field(default=None, repr=False, kw_only=True)
     info: object = field(default=None, repr=False, kw_only=True)
     data: object = field(default=None, repr=False, kw_only=True)
+    labels: Mapping[str, str] = field(default_factory=dict, repr=False, kw_only=True)
     token_id: str | None = field(default=None, kw_only=True)
     issued_at: float | None = field(default=None, kw_only=True)
     expire_at: float | None = field(default=None, kw_only=True)
@@ -145,6 +160,7 @@ class Identity:
             value = getattr(self, name)
             if value is not None:
                 check_time(name, value)
+        object.__setattr__(self, "labels", _labels(self.labels))
         if self.info is not None:
             _json_bytes("info", self.info)
         for name, value in (("meta", self.meta), ("data", self.data)):

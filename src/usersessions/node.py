@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 import os
-import threading
 import uuid
 import weakref
+from functools import cache
 
 from .registry import Registry
 
@@ -30,7 +30,7 @@ class ClientIds:
         self._drawn: list[str] = []
 
     def draw(self) -> str:
-        """A client ID that was never given out before."""
+        """A client ID that was never given out before; from any thread."""
         while True:
             try:
                 # `pop` is atomic: two threads never get the same ID.
@@ -58,7 +58,8 @@ class Node:
 
     def __init__(self) -> None:
         self._begin()
-        _watch(self)
+        _nodes.add(self)
+        _watch_forks()
 
     def _begin(self) -> None:
         self.id = str(uuid.uuid4())
@@ -67,8 +68,15 @@ class Node:
 
 
 _nodes: weakref.WeakSet[Node] = weakref.WeakSet()
-_watching = threading.Event()
 
 
-def _watch(node: Node) -> None:
-    _nodes.add(node)
+@cache
+def _watch_forks() -> None:
+    # One hook for all nodes: it can never be taken back, and must not keep a node alive.
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_begin_anew)
+
+
+def _begin_anew() -> None:
+    for node in list(_nodes):
+        node._begin()

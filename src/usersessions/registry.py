@@ -2,46 +2,53 @@
 
 1. `_entries` holds the prepared JSON of each session as `{user: {client: bytes}}`, and nothing
    else: plain strings and bytes, which the garbage collector need not walk.
-2. `_live` holds the live session of each client. A client is in both tables or in neither.
+2. `_tell` holds how each client is told to end, or None once it was told: the first disconnect
+   wins. A client is in both tables or in neither.
 3. A user without sessions is not in `_entries`.
-4. One lock guards both. Under it, tables are changed or copied and a disconnect is noted; nobody
-   else's code runs.
+4. One lock guards both. Under it, tables are changed or copied; nobody else's code runs.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeAlias
 
-from .live import LiveSession
 from .models import Disconnect
 
-__all__ = ["Registry", "connections_json"]
+__all__ = ["Registry", "Tell", "connections_json"]
+
+Tell: TypeAlias = Callable[[Disconnect], None]
+"""How a connection is told to end: called at most once, from any thread; never blocks or raises."""
 
 
 class Registry:
     """An empty registry; every method may be called from any thread.
 
     >>> registry = Registry()
+    >>> registry.add("42", "c1", b"{}", print)
     >>> registry.entries("42")
-    {}
+    {'c1': b'{}'}
+    >>> registry.disconnect("42", Disconnect(4001))
+    Disconnect(code=4001, reason='')
+    ['c1']
     """
 
     def __init__(self) -> None:
         self._entries: dict[str, dict[str, bytes]] = {}
-        self._live: dict[str, LiveSession] = {}
+        self._tell: dict[str, Tell | None] = {}
         self._lock = threading.Lock()
 
-    def add(self, user: str, client: str, entry: bytes, live: LiveSession) -> None:
+    def add(self, user: str, client: str, entry: bytes, tell: Tell) -> None:
         """Register a session with its prepared JSON.
 
         Raises:
             ValueError: if the client is registered already; nothing is changed.
         """
         with self._lock:
-            if client in self._live:
+            if client in self._tell:
                 raise ValueError(f"client {client} is registered already")
-            self._live[client] = live
+            self._tell[client] = tell
             self._entries.setdefault(user, {})[client] = entry
 
     def remove(self, user: str, client: str) -> bool:
@@ -50,7 +57,7 @@ class Registry:
             entries = self._entries.get(user)
             if entries is None or entries.pop(client, None) is None:
                 return False
-            del self._live[client]
+            del self._tell[client]
             if not entries:
                 del self._entries[user]
             return True
@@ -77,38 +84,32 @@ class Registry:
             whitelist: client IDs to leave alone.
         """
         with self._lock:
-            clients = self._entries.get(user, {})
+            held: Iterable[str] = self._entries.get(user, ())
             if client is not None:
-                clients = {client: clients[client]} if client in clients else {}
-            told = self._note(
-                disconnect, [client for client in clients if client not in whitelist]
-            )
-        return _tell(told)
+                held = (client,) if client in held else ()
+            told = self._take([client for client in held if client not in whitelist])
+        return _tell_all(told, disconnect)
 
     def disconnect_all(self, disconnect: Disconnect) -> list[str]:
         """Tell every session of this process to end; which were told, and were not told before."""
         with self._lock:
-            told = self._note(disconnect, self._live)
-        return _tell(told)
+            told = self._take(self._tell)
+        return _tell_all(told, disconnect)
 
     def counts(self) -> tuple[int, int]:
         """How many sessions there are, and of how many users."""
         with self._lock:
-            return len(self._live), len(self._entries)
+            return len(self._tell), len(self._entries)
 
-    def _note(self, disconnect: Disconnect, clients: Collection[str]) -> dict[str, LiveSession]:
-        told = {}
-        for client in clients:
-            live = self._live[client]
-            if live.disconnect is None:
-                live.disconnect = disconnect
-                told[client] = live
+    def _take(self, clients: Iterable[str]) -> dict[str, Tell]:
+        told = {client: tell for client in clients if (tell := self._tell[client]) is not None}
+        self._tell.update(dict.fromkeys(told))
         return told
 
 
-def _tell(told: Mapping[str, LiveSession]) -> list[str]:
-    for live in told.values():
-        live.tell()
+def _tell_all(told: Mapping[str, Tell], disconnect: Disconnect) -> list[str]:
+    for tell in told.values():
+        tell(disconnect)
     return list(told)
 
 

@@ -1,0 +1,61 @@
+"""The active sessions of your users, in any Python web app.
+
+Who is connected as user 42, from which app, with which private metadata; and close one of them,
+all, or all but this one.
+"""
+
+from .errors import (
+    CommandError,
+    ConfigError,
+    ConnectRefused,
+    DisconnectCode,
+    ErrorCode,
+    InvalidValue,
+    JSONError,
+    KeysUnavailable,
+    MissingExtraError,
+    TokenError,
+    TokenExpired,
+    UserSessionsError,
+)
+from .jwks import JWKS
+from .keys import Key
+from .live import AsyncSession, Session
+from .models import ConnectionInfo, ConnectRequest, Disconnect, Identity
+from .proxy import ConnectProxy, HttpConnectProxy
+from .sessions import AsyncUserSessions, UserSessions
+from .stores.memory import MemoryStore
+from .tokens import IssuerVerifiers, TokenVerifier, Verifier
+from .version import __version__
+
+__all__ = [
+    "JWKS",
+    "AsyncSession",
+    "AsyncUserSessions",
+    "CommandError",
+    "ConfigError",
+    "ConnectRefused",
+    "ConnectRequest",
+    "ConnectionInfo",
+    "ConnectProxy",
+    "Disconnect",
+    "DisconnectCode",
+    "ErrorCode",
+    "HttpConnectProxy",
+    "Identity",
+    "InvalidValue",
+    "IssuerVerifiers",
+    "JSONError",
+    "Key",
+    "KeysUnavailable",
+    "MemoryStore",
+    "MissingExtraError",
+    "Session",
+    "TokenError",
+    "TokenExpired",
+    "TokenVerifier",
+    "UserSessions",
+    "UserSessionsError",
+    "Verifier",
+    "__version__",
+]

@@ -1,0 +1,1 @@
+"""HTTP without a framework: neutral requests and responses, and who answers them."""

@@ -1,0 +1,125 @@
+"""The whole of it as one ASGI app: the server API and the three streams."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from urllib.parse import urlsplit
+
+from ..dispatch import ApiKeys
+from ..errors import ConfigError
+from ..sessions import AsyncUserSessions
+from .api import ServerApi
+from .asgi import Receive, Scope, Send, StreamServer, read_headers, read_request, send_response
+from .base import Response, text
+from .connection import HTTP_STREAM, SSE, read_request as read_connect_request
+from .lifespan import lifespan
+
+__all__ = ["PATHS", "WEBSOCKET_PATH", "UserSessionsApp"]
+
+_API = "/api"
+_STREAMS = {f"/connection/{transport.name}": transport for transport in (HTTP_STREAM, SSE)}
+
+PATHS = (_API, f"{_API}/{{method}}", *_STREAMS)
+"""The paths that are served over HTTP, as routers write them."""
+
+WEBSOCKET_PATH = "/connection/uni_websocket"
+"""The path that is served over WebSocket."""
+
+
+class UserSessionsApp:
+    """An ASGI app that serves the server API and the streams; mount it anywhere.
+
+    Args:
+        sessions: what it serves. With another app around it, that app's lifespan has to enter
+            `lifespan(sessions)`; on its own, it does so itself.
+        api_keys: who may use the server API, each of 16 to 255 visible ASCII characters; without
+            any, it answers 401 to all.
+        ping_interval: seconds of silence before a ping on a stream, from 1 to 3600.
+        allowed_origins: origins whose pages may connect without a token, such as
+            `"https://app.example.com"`; the page's own host always may.
+
+    Raises:
+        ConfigError: if a value is outside of its bounds.
+
+    >>> app = UserSessionsApp(AsyncUserSessions(), api_keys=["an-api-key-of-yours"])
+    """
+
+    def __init__(
+        self,
+        sessions: AsyncUserSessions,
+        *,
+        api_keys: Iterable[str] = (),
+        ping_interval: int = 25,
+        allowed_origins: Collection[str] = (),
+    ) -> None:
+        if not isinstance(ping_interval, int) or not 1 <= ping_interval <= 3600:
+            raise ConfigError("ping_interval must be a whole number of seconds from 1 to 3600")
+        self._sessions = sessions
+        self._api = ServerApi(sessions.operations, ApiKeys(api_keys))
+        self._streams = StreamServer(
+            sessions, ping_interval=ping_interval, allowed_origins=_origins(allowed_origins)
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self._http(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = _path(scope)
+        transport = _STREAMS.get(path)
+        if transport is not None:
+            request = await read_request(scope, receive)
+            message = read_connect_request(request, transport)
+            if isinstance(message, Response):
+                await send_response(message, send)
+            else:
+                await self._streams.http(
+                    message, request.headers, transport, receive=receive, send=send
+                )
+            return
+        root, _, method = path[1:].partition("/")
+        if f"/{root}" == _API and "/" not in method:
+            request = await read_request(scope, receive)
+            response = await self._sessions.run(self._api(request, method or None))
+        else:
+            response = text(404, "nothing is served at this path")
+        await send_response(response, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _path(scope) == WEBSOCKET_PATH:
+            await self._streams.websocket(scope, receive, send)
+        else:
+            # Closing before accepting makes the server answer the handshake with 403.
+            await receive()
+            await send({"type": "websocket.close"})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with lifespan(self._sessions):
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    # A mount point stands at the start of the path, a prefix that a front proxy cut off does not.
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def _origins(origins: Collection[str]) -> frozenset[str]:
+    if isinstance(origins, str):
+        raise ConfigError("allowed_origins must be a list of strings, not one string")
+    for origin in origins:
+        parts = urlsplit(origin)
+        if f"{parts.scheme}://{parts.netloc}" != origin or not parts.scheme or not parts.netloc:
+            raise ConfigError(
+                'an entry of allowed_origins must be like "https://app.example.com", without a path'
+            )
+    return frozenset(origins)

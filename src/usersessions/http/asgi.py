@@ -1,0 +1,243 @@
+"""ASGI, without a framework: requests answered, streams and WebSockets held.
+
+1. A session is registered while its stream is being sent, and at no other time: it is registered
+   by the coroutine that sends, and gone when that ends, whatever ends it.
+2. No frame waits longer than `SEND_TIMEOUT` for a client that does not read; that client is
+   dropped with 3008.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+from ..errors import ConnectRefused, DisconnectCode, InvalidValue
+from ..live import AsyncSession
+from ..models import Disconnect
+from ..sessions import AsyncUserSessions
+from ..transports.unidirectional import (
+    ConnectMessage,
+    Stream,
+    Transport,
+    disconnect_frame,
+    read_connect,
+)
+from ..version import __version__
+from .base import MAX_BODY_BYTES, Request, Response
+from .connection import STREAM_HEADERS, WEBSOCKET, check_origin
+
+__all__ = [
+    "ASGIApp",
+    "Receive",
+    "Scope",
+    "Send",
+    "StreamServer",
+    "read_headers",
+    "read_request",
+    "send_response",
+]
+
+# As the ASGI specification has them, and so every framework.
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SEND_TIMEOUT = 5.0
+"""The longest that one frame waits for a client to read, in seconds."""
+
+FIRST_MESSAGE_TIMEOUT = 10.0
+"""The longest that a WebSocket waits for its connect request, in seconds."""
+
+
+async def read_request(scope: Scope, receive: Receive) -> Request:
+    """Read a whole request, but no more of its body than any handler takes."""
+    body = bytearray()
+    more = True
+    while more and len(body) <= MAX_BODY_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return Request(
+        scope["method"],
+        scope.get("query_string", b"").decode("latin-1"),
+        read_headers(scope),
+        bytes(body) if len(body) <= MAX_BODY_BYTES else None,
+    )
+
+
+def read_headers(scope: Scope) -> dict[str, str]:
+    """The headers of a request, as `Request` has them."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        if name in headers:
+            separator = "; " if name == "cookie" else ", "
+            value = headers[name] + separator + value
+        headers[name] = value
+    return headers
+
+
+async def send_response(response: Response, send: Send) -> None:
+    """Send a whole response."""
+    length = {"content-length": str(len(response.body))}
+    await _start(send, response.status, {**response.headers, **length})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _start(send: Send, status: int, headers: Mapping[str, str]) -> None:
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+class StreamServer:
+    """Holds unidirectional connections.
+
+    Args:
+        sessions: where they are registered.
+        ping_interval: seconds of silence before a ping.
+        allowed_origins: see `check_origin`.
+    """
+
+    def __init__(
+        self,
+        sessions: AsyncUserSessions,
+        *,
+        ping_interval: int,
+        allowed_origins: Collection[str],
+    ) -> None:
+        self._sessions = sessions
+        self._ping_interval = ping_interval
+        self._allowed_origins = allowed_origins
+
+    async def http(
+        self,
+        message: ConnectMessage,
+        headers: Mapping[str, str],
+        transport: Transport,
+        *,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Hold a connection over an HTTP response that goes on."""
+
+        async def write(frame: bytes, *, more: bool = True) -> None:
+            body = transport.wrap(frame)
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+        async def left() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        await _start(send, 200, {"content-type": transport.media_type, **STREAM_HEADERS})
+        with suppress(_ClientGone):
+            disconnect = await self._hold(message, headers, transport, write=write, left=left)
+            await _in_time(write(disconnect_frame(disconnect), more=False))
+
+    async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hold a connection over a WebSocket, whose first message is the connect request."""
+
+        async def write(frame: bytes) -> None:
+            await send({"type": "websocket.send", "text": frame.decode()})
+
+        async def left() -> None:
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+
+        async def end(disconnect: Disconnect) -> None:
+            await write(disconnect_frame(disconnect))
+            code, reason = disconnect.code, disconnect.reason
+            await send({"type": "websocket.close", "code": code, "reason": reason})
+
+        await receive()
+        await send({"type": "websocket.accept"})
+        headers = read_headers(scope)
+        with suppress(_ClientGone):
+            try:
+                message = await _first_message(receive)
+                disconnect = await self._hold(message, headers, WEBSOCKET, write=write, left=left)
+            except ConnectRefused as refused:
+                disconnect = Disconnect(refused.code, refused.reason)
+            await _in_time(end(disconnect))
+
+    async def _hold(
+        self,
+        message: ConnectMessage,
+        headers: Mapping[str, str],
+        transport: Transport,
+        *,
+        write: Callable[[bytes], Awaitable[None]],
+        left: Callable[[], Awaitable[None]],
+    ) -> Disconnect:
+        operations = self._sessions.operations
+        request = message.request(operations.node.client_ids.draw(), transport, headers)
+        try:
+            check_origin(message, headers, self._allowed_origins)
+            identity = await self._sessions.run(operations.admit(request))
+            async with self._sessions.hold(request, identity) as session:
+                stream = Stream(
+                    session.client,
+                    identity,
+                    version=__version__,
+                    ping_interval=self._ping_interval,
+                    now=asyncio.get_running_loop().time(),
+                )
+                return await _carry(stream, session, write=write, left=left)
+        except ConnectRefused as refused:
+            return Disconnect(refused.code, refused.reason)
+
+
+class _ClientGone(Exception):
+    """The client left, or does not read: there is nobody to tell anything."""
+
+
+async def _in_time(sending: Awaitable[None]) -> None:
+    try:
+        await asyncio.wait_for(sending, SEND_TIMEOUT)
+    except (OSError, asyncio.TimeoutError) as error:
+        raise _ClientGone from error
+
+
+async def _carry(
+    stream: Stream,
+    session: AsyncSession,
+    *,
+    write: Callable[[bytes], Awaitable[None]],
+    left: Callable[[], Awaitable[None]],
+) -> Disconnect:
+    loop = asyncio.get_running_loop()
+    await _in_time(write(stream.connect_frame))
+    closed, gone = session.closed, asyncio.ensure_future(left())
+    try:
+        while True:
+            timeout = max(0.0, stream.next_deadline - loop.time())
+            ends = (closed, gone)
+            await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if closed.done():
+                return closed.result()
+            if gone.done():
+                gone.result()
+                raise _ClientGone
+            if frame := stream.due(loop.time()):
+                await _in_time(write(frame))
+    finally:
+        gone.cancel()
+
+
+async def _first_message(receive: Receive) -> ConnectMessage:
+    try:
+        message = await asyncio.wait_for(receive(), FIRST_MESSAGE_TIMEOUT)
+    except asyncio.TimeoutError:
+        raise ConnectRefused(DisconnectCode.STALE) from None
+    if message["type"] != "websocket.receive":
+        raise _ClientGone
+    body = message.get("text") or message.get("bytes") or b""
+    try:
+        if len(body) > MAX_BODY_BYTES:
+            raise InvalidValue(f"a connect request is at most {MAX_BODY_BYTES} bytes")
+        return read_connect(body)
+    except InvalidValue as error:
+        raise ConnectRefused(DisconnectCode.BAD_REQUEST) from error

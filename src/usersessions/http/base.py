@@ -1,0 +1,62 @@
+"""A request and a response that no framework owns.
+
+A handler takes a `Request` and returns a flow of a `Response`; it never raises to the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs
+
+from ..dispatch import MAX_BODY_BYTES
+
+__all__ = ["MAX_BODY_BYTES", "Request", "Response", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A whole request.
+
+    Args:
+        method: the verb, in upper case.
+        query: the query string, undecoded.
+        headers: the value of each header by its name in lower case; one that is sent several times
+            is joined with commas (RFC 9110, 5.3), cookies with semicolons.
+        body: the body; None if it is over `MAX_BODY_BYTES`.
+    """
+
+    method: str
+    query: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | None = field(default=b"", repr=False)
+
+    def parameter(self, name: str) -> str | None:
+        """The first value of a query parameter, decoded; None where there is none.
+
+        >>> Request("GET", "a=1%202&b=3").parameter("a")
+        '1 2'
+        """
+        try:
+            values = parse_qs(self.query, max_num_fields=64).get(name)
+        except ValueError:
+            return None
+        return values[0] if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole response."""
+
+    status: int
+    body: bytes = field(default=b"", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def text(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """A response of one sentence, for people."""
+    return Response(
+        status,
+        message.encode() + b"\n",
+        {"content-type": "text/plain; charset=utf-8", **(headers or {})},
+    )

@@ -1,0 +1,72 @@
+"""What comes before a stream: reading the connect request of each transport.
+
+1. What cannot be read is refused with an HTTP status; what can be read but may not connect gets a
+   stream of one `disconnect` frame, which every client library understands.
+2. A browser sends cookies along with requests that a foreign page makes. So where no token says
+   who connects, a request with a foreign `Origin` is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+from ..errors import ConnectRefused, DisconnectCode, InvalidValue
+from ..transports.unidirectional import ConnectMessage, Transport, read_connect
+from .base import MAX_BODY_BYTES, Request, Response, text
+
+__all__ = ["HTTP_STREAM", "SSE", "STREAM_HEADERS", "WEBSOCKET", "check_origin", "read_request"]
+
+HTTP_STREAM = Transport("uni_http_stream", "application/json", after=b"\n")
+SSE = Transport("uni_sse", "text/event-stream", before=b"data: ", after=b"\n\n")
+WEBSOCKET = Transport("uni_websocket", "application/json")
+
+STREAM_HEADERS: Mapping[str, str] = {
+    "cache-control": "private, no-cache, no-store, must-revalidate, max-age=0",
+    # nginx would otherwise hold frames back until its buffer is full.
+    "x-accel-buffering": "no",
+}
+
+
+def read_request(request: Request, transport: Transport) -> ConnectMessage | Response:
+    """Read the connect request of a stream, or say with which response it is refused.
+
+    It is the body of a POST; for SSE, which browsers can only GET, it may be the query parameter
+    `cf_connect` (without one, the request connects without a token).
+    """
+    body: bytes | str | None = request.body
+    if request.method == "GET" and transport is SSE:
+        body = request.parameter("cf_connect") or "{}"
+    elif request.method != "POST":
+        allowed = "GET, POST" if transport is SSE else "POST"
+        return text(405, f"{transport.name} takes {allowed}", {"allow": allowed})
+    if body is None:
+        return text(413, f"a connect request is at most {MAX_BODY_BYTES} bytes")
+    try:
+        return read_connect(body)
+    except InvalidValue as error:
+        return text(400, str(error))
+
+
+def check_origin(
+    message: ConnectMessage, headers: Mapping[str, str], allowed: Collection[str]
+) -> None:
+    """Refuse a connection that a foreign web page makes on the strength of a user's cookies.
+
+    Args:
+        message: the connect request; one with a token needs no check.
+        headers: the headers of the HTTP request.
+        allowed: origins that are not foreign, such as "https://app.example.com".
+
+    Raises:
+        ConnectRefused: if there is no token and the origin is foreign.
+    """
+    origin = headers.get("origin")
+    if message.token is not None or origin is None or origin in allowed:
+        return
+    try:
+        host = urlsplit(origin).netloc
+    except ValueError:
+        host = ""
+    if not host or host.lower() != headers.get("host", "").lower():
+        raise ConnectRefused(DisconnectCode.PERMISSION_DENIED)

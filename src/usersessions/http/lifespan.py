@@ -1,0 +1,78 @@
+"""Start-up and shutdown of an asyncio server that holds sessions.
+
+Servers stop in a bad order for streams: first they wait until every response has ended, and only
+then do they tell the app. So `lifespan` hears the signal itself, ends the sessions, and then lets
+the server have the signal:
+
+1. A second signal goes straight to the server: nothing here can hold up whoever insists.
+2. Handlers that were there before are put back, unless somebody replaced ours since.
+3. A signal that the process ignores stays ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from types import FrameType
+
+from ..sessions import AsyncUserSessions
+
+__all__ = ["lifespan"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@asynccontextmanager
+async def lifespan(sessions: AsyncUserSessions) -> AsyncGenerator[None, None]:
+    """Hold while the server runs; at its end, open streams get 3001 `shutdown`.
+
+    It has to be entered after the server has installed its signal handlers, as all servers do
+    before they start an app.
+    """
+    relay = _SignalRelay(sessions)
+    relay.begin()
+    try:
+        yield
+    finally:
+        relay.end()
+        await sessions.aclose()
+
+
+class _SignalRelay:
+    def __init__(self, sessions: AsyncUserSessions) -> None:
+        self._sessions = sessions
+        self._loop = asyncio.get_running_loop()
+        self._previous: dict[int, object] = {}
+        self._relaying: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        # Python allows signal handlers in the main thread only.
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in _SIGNALS:
+            previous = signal.getsignal(number)
+            if callable(previous) or previous is signal.SIG_DFL:
+                signal.signal(number, self._heard)
+                self._previous[number] = previous
+
+    def end(self) -> None:
+        for number, previous in self._previous.items():
+            if signal.getsignal(number) == self._heard:
+                signal.signal(number, previous)  # type: ignore[arg-type]
+        self._previous = {}
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        self.end()
+        self._loop.call_soon_threadsafe(self._start, number)
+
+    def _start(self, number: int) -> None:
+        self._relaying = self._loop.create_task(self._relay(number))
+
+    async def _relay(self, number: int) -> None:
+        try:
+            await self._sessions.aclose()
+        finally:
+            signal.raise_signal(number)

@@ -1,0 +1,9 @@
+"""What an app holds: `UserSessions` where calls block, `AsyncUserSessions` where they are awaited.
+
+The two have the same methods, and a test holds them to it; the logic is in `operations.py`.
+"""
+
+from .aio import AsyncUserSessions
+from .blocking import UserSessions
+
+__all__ = ["AsyncUserSessions", "UserSessions"]

@@ -1,0 +1,1 @@
+"""What the nodes share: one process, or many."""

@@ -1,0 +1,1 @@
+"""How a stream of frames looks on each transport, without I/O."""
