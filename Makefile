@@ -6,7 +6,7 @@ bin := $(abspath $(VENV))/bin
 stamps := $(VENV)/.stamps
 pip := $(bin)/python -m pip -qq --disable-pip-version-check  # -qq: errors alone
 source := $(shell find src -not -name '*.pyc' -not -name __pycache__)
-code := $(wildcard src tests examples benchmarks)
+code := $(wildcard src tests examples benchmarks docs)
 shell_of_core := */adapters/*,*/cli.py,*/__main__.py
 
 export COVERAGE_FILE := $(abspath $(VENV))/.coverage

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from jwt.algorithms import get_default_algorithms
+from jwt.utils import base64url_decode, to_base64url_uint
 
 from tests.secrecy import said
 from usersessions.errors import ConfigError, MissingExtraError
@@ -90,7 +91,7 @@ def verifies(key: Key, signing_key: object, name: str) -> bool:
     return key.verify(
         signing_input.encode(),
         algorithm=name,
-        signature=jwt.utils.base64url_decode(signature),
+        signature=base64url_decode(signature),
     )
 
 
@@ -241,7 +242,7 @@ def test_eddsa_is_not_for_key_agreement() -> None:
 
 @pytest.mark.parametrize("bits", [1024, 2047, 16385])
 def test_rsa_keys_are_from_2048_to_16384_bits(bits: int) -> None:
-    modulus = jwt.utils.to_base64url_uint((1 << (bits - 1)) | 1).decode()
+    modulus = to_base64url_uint((1 << (bits - 1)) | 1).decode()
     jwk = {"kty": "RSA", "n": modulus, "e": "AQAB"}
     assert "from 2048 to 16384 bits" in refusal(jwk, algorithm="RS256")
 

@@ -106,7 +106,7 @@ class DisconnectCode(IntEnum):
         >>> DisconnectCode.reason_of(3001), DisconnectCode.reason_of(4001)
         ('shutdown', '')
         """
-        return cls(code).reason if code in cls._value2member_map_ else ""
+        return next((known.reason for known in cls if known == code), "")
 
 
 class UserSessionsError(Exception):

@@ -40,7 +40,7 @@ class Fetch(Request):
         max_bytes: the largest body to read; a larger one is a failure.
     """
 
-    url: str
+    url: str = field(repr=False)
     timeout: float
     max_bytes: int
     body: bytes | None = field(default=None, repr=False)

@@ -107,11 +107,12 @@ class Disconnect:
             raise InvalidValue("disconnect code must be from 3000 to 4999")
         if len(check_id("disconnect reason", self.reason).encode()) > MAX_REASON_BYTES:
             raise InvalidValue(f"disconnect reason is over {MAX_REASON_BYTES} bytes of UTF-8")
+        object.__setattr__(self, "code", int(self.code))
 
     @classmethod
     def of(cls, code: int) -> Disconnect:
         """The disconnect of a code, with the code's standard reason if it has one."""
-        return cls(int(code), DisconnectCode.reason_of(code))
+        return cls(code, DisconnectCode.reason_of(code))
 
     @property
     def reconnect(self) -> bool:

@@ -1,0 +1,378 @@
+"""What both facades promise, written once."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import jwt
+import pytest
+
+from tests.conformance.faces import FACES
+from usersessions import (
+    AsyncUserSessions,
+    ConnectRefused,
+    ConnectRequest,
+    Disconnect,
+    Identity,
+    InvalidValue,
+    Key,
+    MemoryStore,
+    TokenError,
+    TokenVerifier,
+    UserSessions,
+)
+
+SECRET = "a secret of at least thirty-two bytes"
+pytestmark = pytest.mark.anyio
+
+
+def token(**claims: object) -> str:
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
+@pytest.fixture(params=FACES, ids=lambda face: face.__name__)
+def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Make a face: `make(**settings of the facade)`."""
+    face: Callable[..., Any] = request.param
+    return face
+
+
+def verifier() -> TokenVerifier:
+    return TokenVerifier(Key(SECRET, algorithm="HS256"))
+
+
+async def test_a_session_is_listed_inside_its_block_and_gone_after_it(
+    make: Callable[..., Any],
+) -> None:
+    face = make()
+    async with face.connect(user="42", transport="websocket", app_name="web") as session:
+        connections = await face.user_connections("42")
+        assert list(connections) == [session.client]
+        info = connections[session.client]
+        assert (info.app_name, info.app_version) == ("web", None)
+        assert (info.transport, info.protocol, info.meta) == ("websocket", "json", None)
+        assert await face.user_connections("43") == {}
+    assert await face.user_connections("42") == {}
+
+
+@pytest.mark.parametrize("ending", [RuntimeError, KeyboardInterrupt, asyncio.CancelledError])
+async def test_a_session_is_gone_whatever_ends_its_block(
+    make: Callable[..., Any], ending: type[BaseException]
+) -> None:
+    face = make()
+    with pytest.raises(ending):
+        async with face.connect(user="42", transport="websocket"):
+            raise ending
+    assert await face.user_connections("42") == {}
+
+
+async def test_a_session_is_gone_when_its_generator_is_closed(make: Callable[..., Any]) -> None:
+    face = make()
+
+    async def stream() -> AsyncGenerator[str, None]:
+        async with face.connect(user="42", transport="sse") as session:
+            yield session.client
+            raise AssertionError("never resumed")
+
+    body = stream()
+    client = await body.__anext__()
+    assert list(await face.user_connections("42")) == [client]
+    await body.aclose()
+    assert await face.user_connections("42") == {}
+
+
+async def test_a_session_is_gone_when_its_task_is_cancelled(make: Callable[..., Any]) -> None:
+    face = make()
+    connected = asyncio.Event()
+
+    async def handle() -> None:
+        async with face.connect(user="42", transport="websocket"):
+            connected.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(handle())
+    await connected.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await face.user_connections("42") == {}
+
+
+async def test_a_token_says_who_connects(make: Callable[..., Any]) -> None:
+    face = make(verifier())
+    good = token(sub="42", meta={"plan": "pro"})
+    async with face.connect(token=good, transport="websocket", app_version="1.2") as session:
+        assert session.user == "42"
+        (info,) = (await face.user_connections("42")).values()
+        assert (info.app_name, info.app_version, info.meta) == (None, "1.2", {"plan": "pro"})
+
+
+@pytest.mark.parametrize(
+    ("claims", "code", "reason"),
+    [
+        ({"sub": "42", "exp": 1}, 3005, "connection expired"),
+        ({"sub": 42}, 3500, "invalid token"),
+        ({"sub": "42", "nbf": 2**50}, 3500, "invalid token"),
+        ({}, 3507, "permission denied"),
+    ],
+)
+async def test_a_bad_token_is_refused_with_its_code(
+    make: Callable[..., Any], claims: dict[str, object], code: int, reason: str
+) -> None:
+    face = make(verifier())
+    with pytest.raises(ConnectRefused) as refused:
+        async with face.connect(token=token(**claims), transport="websocket"):
+            raise AssertionError("not admitted")
+    assert (refused.value.code, refused.value.reason) == (code, reason)
+    if code != 3507:
+        assert isinstance(refused.value.__cause__, TokenError)
+
+
+async def test_no_part_of_a_refused_token_is_logged(
+    make: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    face = make(verifier())
+    bad = token(sub="42", meta={"plan": "swordfish"}) + "x"
+    with caplog.at_level(logging.DEBUG), pytest.raises(ConnectRefused) as refused:
+        async with face.connect(token=bad, transport="websocket"):
+            raise AssertionError("not admitted")
+    said = caplog.text + repr(refused.value) + repr(refused.value.__cause__)
+    assert not any(part in said for part in (*bad.split("."), "swordfish"))
+
+
+async def test_a_token_without_a_verifier_is_refused(make: Callable[..., Any]) -> None:
+    with pytest.raises(ConnectRefused) as refused:
+        async with make().connect(token=token(sub="42"), transport="websocket"):
+            raise AssertionError("not admitted")
+    assert refused.value.code == 3500
+
+
+async def test_no_token_and_no_proxy_is_a_bad_request(make: Callable[..., Any]) -> None:
+    with pytest.raises(ConnectRefused) as refused:
+        async with make(verifier()).connect(transport="websocket"):
+            raise AssertionError("not admitted")
+    assert refused.value.code == 3501
+
+
+async def test_the_proxy_decides_where_there_is_no_token(make: Callable[..., Any]) -> None:
+    asked: list[ConnectRequest] = []
+
+    def decide(request: ConnectRequest) -> Identity:
+        asked.append(request)
+        return Identity("42", meta={"by": "proxy"}, labels={"device": "phone"})
+
+    face = make(connect_proxy=decide)
+    async with face.connect(
+        transport="websocket", app_name="web", data={"room": 1}, headers={"cookie": "id=7"}
+    ) as session:
+        (info,) = (await face.user_connections("42")).values()
+        assert info.meta == {"by": "proxy"}
+        assert session.labels == {"device": "phone"}
+    (request,) = asked
+    assert request.client == session.client
+    assert (request.name, request.data, request.headers) == ("web", {"room": 1}, {"cookie": "id=7"})
+
+
+async def test_a_proxy_that_refuses_is_obeyed(make: Callable[..., Any]) -> None:
+    face = make(connect_proxy=lambda request: Disconnect(4500, "banned"))
+    with pytest.raises(ConnectRefused) as refused:
+        async with face.connect(transport="websocket"):
+            raise AssertionError("not admitted")
+    assert (refused.value.code, refused.value.reason) == (4500, "banned")
+
+
+async def test_anonymous_users_are_let_in_only_where_that_is_said(
+    make: Callable[..., Any],
+) -> None:
+    with pytest.raises(ConnectRefused) as refused:
+        async with make().connect(user="", transport="websocket"):
+            raise AssertionError("not admitted")
+    assert refused.value.code == 3507
+    face = make(allow_anonymous=True)
+    async with face.connect(user="", transport="websocket") as session:
+        assert list(await face.user_connections("")) == [session.client]
+
+
+async def test_two_ways_to_say_who_connects_are_one_too_many(make: Callable[..., Any]) -> None:
+    with pytest.raises(InvalidValue, match="give one of token, identity and user"):
+        async with make().connect(user="42", identity=Identity("42"), transport="websocket"):
+            raise AssertionError("not admitted")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"user": 42, "transport": "websocket"},
+        {"user": "4" * 256, "transport": "websocket"},
+        {"user": "42", "transport": 7},
+        {"user": "42", "transport": "websocket", "app_name": "\ud800"},
+    ],
+)
+async def test_values_out_of_bounds_are_refused_and_leave_nothing(
+    make: Callable[..., Any], arguments: dict[str, object]
+) -> None:
+    face = make()
+    with pytest.raises(InvalidValue):
+        async with face.connect(**arguments):
+            raise AssertionError("not admitted")
+    assert face.sessions.operations.node.registry.counts() == (0, 0)
+
+
+async def test_disconnect_calls_close_and_says_who_was_told(make: Callable[..., Any]) -> None:
+    face = make()
+    closed: list[Disconnect] = []
+    async with face.connect(user="42", transport="websocket", close=closed.append) as session:
+        assert await face.disconnect("42") == (session.client,)
+        assert await face.disconnect("42") == ()
+        await asyncio.sleep(0)
+    assert closed == [Disconnect(3503, "force disconnect")]
+    assert session.disconnect == closed[0]
+
+
+async def test_disconnect_takes_one_client_or_spares_some(make: Callable[..., Any]) -> None:
+    face = make()
+    async with (
+        face.connect(user="42", transport="websocket") as first,
+        face.connect(user="42", transport="websocket") as second,
+        face.connect(user="42", transport="websocket") as third,
+        face.connect(user="43", transport="websocket") as other,
+    ):
+        assert await face.disconnect("42", client=other.client) == ()
+        assert await face.disconnect("42", client=first.client) == (first.client,)
+        assert await face.disconnect("42", whitelist=[second.client]) == (third.client,)
+        assert await face.disconnect("42") == (second.client,)
+
+
+async def test_disconnect_may_say_another_code_and_reason(make: Callable[..., Any]) -> None:
+    face = make()
+    closed: list[Disconnect] = []
+    async with face.connect(user="42", transport="websocket", close=closed.append):
+        await face.disconnect("42", code=4001, reason="another device took over")
+        await asyncio.sleep(0)
+    assert closed == [Disconnect(4001, "another device took over")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"code": 2999},
+        {"code": 5000},
+        {"code": "3503"},
+        {"code": 3503, "reason": "x" * 124},
+        {"client": 7},
+        {"whitelist": "c1"},
+        {"whitelist": [7]},
+    ],
+)
+async def test_a_disconnect_out_of_bounds_is_refused_and_closes_nobody(
+    make: Callable[..., Any], arguments: dict[str, object]
+) -> None:
+    face = make()
+    closed: list[Disconnect] = []
+    async with face.connect(user="42", transport="websocket", close=closed.append):
+        with pytest.raises(InvalidValue):
+            await face.disconnect("42", **arguments)
+        await asyncio.sleep(0)
+    assert closed == []
+
+
+async def test_a_user_that_is_no_string_is_refused(make: Callable[..., Any]) -> None:
+    face = make()
+    with pytest.raises(InvalidValue, match="user must be a string, not int"):
+        await face.user_connections(42)
+    with pytest.raises(InvalidValue, match="user must be a string, not int"):
+        await face.disconnect(42)
+
+
+async def test_dispatch_lists_and_closes(make: Callable[..., Any]) -> None:
+    face = make()
+    closed: list[Disconnect] = []
+    async with face.connect(user="42", transport="websocket", close=closed.append) as session:
+        command = {"method": "user_connections", "params": {"user": "42"}}
+        reply = json.loads(await face.dispatch(json.dumps(command).encode()))
+        connections = {session.client: {"transport": "websocket", "protocol": "json"}}
+        assert reply == {"result": {"connections": connections}}
+        assert (
+            await face.dispatch(b'{"method": "disconnect", "params": {"user": "42"}}')
+            == b'{"result":{}}'
+        )
+        await asyncio.sleep(0)
+    assert closed == [Disconnect(3503, "force disconnect")]
+    assert json.loads(await face.dispatch(b"not JSON"))["error"]["code"] == 107
+
+
+async def test_closing_ends_all_sessions_and_refuses_new_ones(make: Callable[..., Any]) -> None:
+    face = make()
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    closed: list[Disconnect] = []
+
+    def close(disconnect: Disconnect) -> None:
+        closed.append(disconnect)
+        loop.call_soon_threadsafe(told.set)
+
+    async def handle() -> None:
+        async with face.connect(user="42", transport="websocket", close=close):
+            await told.wait()
+
+    handler = asyncio.create_task(handle())
+    while not await face.user_connections("42"):
+        await asyncio.sleep(0)
+    await face.aclose()
+    await handler
+    assert closed == [Disconnect(3001, "shutdown")]
+    with pytest.raises(ConnectRefused) as refused:
+        async with face.connect(user="42", transport="websocket"):
+            raise AssertionError("not admitted")
+    assert refused.value.code == 3001
+
+
+async def test_closing_waits_no_longer_than_it_is_told_to(make: Callable[..., Any]) -> None:
+    face = make()
+    async with face.connect(user="42", transport="websocket"):
+        await face.aclose(timeout=0.05)
+        assert len(await face.user_connections("42")) == 1
+
+
+@pytest.mark.parametrize("store", [MemoryStore])
+async def test_the_two_facades_share_a_store(store: Callable[[], Any]) -> None:
+    shared = store()
+    blocking, awaited = UserSessions(store=shared), AsyncUserSessions(store=shared)
+    closed: list[Disconnect] = []
+    async with awaited.connect(user="42", transport="websocket") as session:
+        with blocking.connect(user="42", transport="sse", close=closed.append):
+            assert len(blocking.user_connections("42")) == 2
+            assert await awaited.user_connections("42") == blocking.user_connections("42")
+            # From a thread, as a WSGI view or a task queue would.
+            told = await asyncio.to_thread(blocking.disconnect, "42")
+            assert len(told) == 2
+            assert await session.closed == Disconnect(3503, "force disconnect")
+            assert closed == [Disconnect(3503, "force disconnect")]
+
+
+def test_the_facades_have_the_same_methods_signatures_and_words() -> None:
+    renamed = {"close": "aclose"}
+    for name, blocking in vars(UserSessions).items():
+        if name.startswith("_") or not callable(blocking):
+            continue
+        awaited = getattr(AsyncUserSessions, renamed.get(name, name))
+        assert _parameters(blocking) == _parameters(awaited), name
+        assert _words(blocking) == _words(awaited), name
+    names = {renamed.get(name, name) for name in vars(UserSessions) if not name.startswith("_")}
+    assert names == {name for name in vars(AsyncUserSessions) if not name.startswith("_")}
+
+
+def _parameters(method: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
+    return [
+        (one.name, one.kind, one.default) for one in inspect.signature(method).parameters.values()
+    ]
+
+
+def _words(method: Callable[..., Any]) -> str:
+    words = (inspect.getdoc(method) or "").partition(">>>")[0]
+    return words.replace(" It may be async; or await `session.closed` instead.", "").strip()
