@@ -25,8 +25,8 @@ from tests.backends import (
 )
 from usersessions.errors import ConfigError, ConnectRefused, DisconnectCode, InvalidValue
 from usersessions.fetch import Fetch, Fetched, FetchFailed
+from usersessions.fetchers import BlockingFetcher
 from usersessions.flows import Reply, Request, arun, run
-from usersessions.http.client import BlockingFetcher
 from usersessions.models import ConnectRequest, Disconnect, Identity
 from usersessions.proxy import (
     Call,

@@ -111,7 +111,9 @@ def test_many_threads_leave_exactly_what_they_meant_to() -> None:
     for thread in threads:
         thread.join()
     assert len(registry.entries("42")) == registry.counts()[0] == 8 * 100
-    assert sorted(told) == sorted(f"{number}-{turn}" for number in range(8) for turn in range(0, 200, 4))
+    assert sorted(told) == sorted(
+        f"{number}-{turn}" for number in range(8) for turn in range(0, 200, 4)
+    )
 
 
 def test_connections_json_joins_the_prepared_pieces() -> None:

@@ -1,6 +1,6 @@
 """One HTTP exchange as a request of a flow: what to send, and within which bounds.
 
-No I/O: the key sets and the connect proxy say here what they need, and `http/client.py` does it.
+No I/O: the key sets and the connect proxy say here what they need, and `fetchers.py` does it.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class JWKS:
 
     Raises:
         ConfigError: if an argument cannot work.
-        MissingExtraError: if `cryptography` is not installed.
+        MissingExtraError: if `cryptography` or `httpx` is not installed.
 
     >>> JWKS("https://login.example/.well-known/jwks.json", algorithms=["RS256", "ES256"])
     JWKS('https://login.example/.well-known/jwks.json')
@@ -97,6 +97,7 @@ class JWKS:
         if any(name.startswith("HS") for name in self.algorithms):
             raise ConfigError("a key set cannot hold HMAC secrets; give asymmetric algorithms")
         require("cryptography", extra="crypto")
+        require("httpx", extra="httpx")
         self._ttl = _seconds("ttl", ttl, COOLDOWN)
         self._max_stale = _seconds("max_stale", max_stale, 0.0)
         self._fetch = Fetch(

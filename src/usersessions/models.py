@@ -63,7 +63,7 @@ def check_id(name: str, value: object) -> str:
 
 
 def _json_bytes(name: str, value: object) -> bytes:
-    problem = ""
+    data, problem = b"", ""
     try:
         data = dumps(value)
     except JSONError as error:

@@ -40,10 +40,14 @@ class ClientIds:
 
 
 def _draw_batch() -> list[str]:
-    randomness = os.urandom(16 * _BATCH)
+    randomness = bytearray(os.urandom(16 * _BATCH))
+    # The bits that say "version 4" and "variant of RFC 9562" (5.4), in all of them at once.
+    randomness[6::16] = bytes(octet & 0x0F | 0x40 for octet in randomness[6::16])
+    randomness[8::16] = bytes(octet & 0x3F | 0x80 for octet in randomness[8::16])
+    digits = randomness.hex()
     return [
-        str(uuid.UUID(bytes=randomness[start : start + 16], version=4))
-        for start in range(0, len(randomness), 16)
+        f"{one[:8]}-{one[8:12]}-{one[12:16]}-{one[16:20]}-{one[20:]}"
+        for one in (digits[start : start + 32] for start in range(0, len(digits), 32))
     ]
 
 

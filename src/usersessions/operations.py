@@ -108,7 +108,9 @@ class Operations:
                 check_id("user", user),
                 Disconnect.of(code) if reason is None else Disconnect(code, reason),
                 client=None if client is None else check_id("client", client),
-                whitelist=frozenset(check_id("an entry of whitelist", entry) for entry in whitelist),
+                whitelist=frozenset(
+                    check_id("an entry of whitelist", entry) for entry in whitelist
+                ),
             )
         )
 

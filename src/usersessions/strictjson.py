@@ -88,6 +88,7 @@ def loads_many(data: bytes | str) -> list[JSON]:
     """
     text = _text(data)
     _check_depth(text)
+    values: list[JSON] = []
     problem = ""
     try:
         values = list(_values(text))
@@ -114,7 +115,7 @@ def dumps(value: object) -> bytes:
     >>> dumps({"plan": "pro", "beta": True})
     b'{"plan":"pro","beta":true}'
     """
-    problem = ""
+    text, data, problem = "", b"", ""
     try:
         text = _encoder.encode(value)
         data = text.encode()

@@ -8,11 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from usersessions import (
-    AsyncSession,
     AsyncUserSessions,
     ConnectionInfo,
-    Disconnect,
-    MemoryStore,
     Session,
     UserSessions,
 )

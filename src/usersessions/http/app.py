@@ -9,9 +9,10 @@ from ..dispatch import ApiKeys
 from ..errors import ConfigError
 from ..sessions import AsyncUserSessions
 from .api import ServerApi
-from .asgi import Receive, Scope, Send, StreamServer, read_headers, read_request, send_response
+from .asgi import Receive, Scope, Send, StreamServer, read_request, send_response
 from .base import Response, text
-from .connection import HTTP_STREAM, SSE, read_request as read_connect_request
+from .connection import HTTP_STREAM, SSE
+from .connection import read_request as read_connect_request
 from .lifespan import lifespan
 
 __all__ = ["PATHS", "WEBSOCKET_PATH", "UserSessionsApp"]

@@ -13,7 +13,14 @@ from contextlib import suppress
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
-from ..errors import ConfigError, ConnectRefused, DisconnectCode, ErrorCode, InvalidValue
+from ..errors import (
+    ConfigError,
+    ConnectRefused,
+    DisconnectCode,
+    ErrorCode,
+    InvalidValue,
+    require,
+)
 from ..fetch import Fetch, FetchFailed
 from ..flows import Flow
 from ..models import ConnectRequest, Disconnect, Identity, check_id, check_time
@@ -89,6 +96,7 @@ class HttpConnectProxy(ConnectProxy):
 
     Raises:
         ConfigError: if the URL, the timeout or a header name cannot work.
+        MissingExtraError: if `httpx` is not installed.
 
     >>> proxy = HttpConnectProxy("https://app.example/connect", headers=["Cookie"])
     >>> next(proxy.decide(ConnectRequest("c1", "uni_sse"))).body
@@ -96,6 +104,7 @@ class HttpConnectProxy(ConnectProxy):
     """
 
     def __init__(self, url: str, *, timeout: float = 1.0, headers: Iterable[str] = ()) -> None:
+        require("httpx", extra="httpx")
         has_credentials = _check_url(url)
         self._url = url
         self._timeout = _check_timeout(timeout)

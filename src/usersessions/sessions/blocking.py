@@ -75,7 +75,7 @@ class UserSessions:
             connect_proxy=proxy,
             allow_anonymous=allow_anonymous,
         )
-        self._fetcher: BlockingFetcher | None = None
+        self._fetchers: dict[str, BlockingFetcher] = {}
         self._closed = False
 
     @contextmanager
@@ -232,8 +232,8 @@ class UserSessions:
         deadline = time.monotonic() + timeout
         while registry.counts()[0] and time.monotonic() < deadline:
             time.sleep(_POLL)
-        if self._fetcher is not None:
-            self._fetcher.close()
+        for fetcher in self._fetchers.values():
+            fetcher.close()
 
     def run(self, flow: Flow[T]) -> T:
         """Drive one of this library's flows with what this object holds."""
@@ -249,9 +249,8 @@ class UserSessions:
         raise TypeError(f"nothing answers {type(request).__name__}")
 
     def _fetching(self) -> BlockingFetcher:
-        if self._fetcher is None:
-            # Only here is httpx needed, which is an extra.
-            from ..fetchers import BlockingFetcher
+        # Only here is httpx needed, which is an extra.
+        from ..fetchers import BlockingFetcher
 
-            self._fetcher = BlockingFetcher()
-        return self._fetcher
+        # `setdefault` is atomic: two threads never get two fetchers, each with its own thread.
+        return self._fetchers.setdefault("only", BlockingFetcher())

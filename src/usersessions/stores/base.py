@@ -96,6 +96,7 @@ class _BaseStore(Protocol):
     @property
     def node(self) -> Node:
         """This process's node."""
+        ...
 
     def end(self, user: str, client: str) -> None:
         """Forget a session of this process, at once; ending it again changes nothing."""
@@ -106,6 +107,7 @@ class Store(_BaseStore, Protocol):
 
     def answer(self, request: StoreRequest) -> Reply:
         """Do what is asked."""
+        ...
 
 
 class AsyncStore(_BaseStore, Protocol):
@@ -113,3 +115,4 @@ class AsyncStore(_BaseStore, Protocol):
 
     async def aanswer(self, request: StoreRequest) -> Reply:
         """Do what is asked."""
+        ...

@@ -38,10 +38,10 @@ from tests.backends import (
     waits_for,
 )
 from tests.servers import until
+from usersessions import fetchers
 from usersessions.errors import MissingExtraError
 from usersessions.fetch import Fetch, Fetched, FetchFailed
-from usersessions.http import client
-from usersessions.http.client import AsyncFetcher, BlockingFetcher
+from usersessions.fetchers import AsyncFetcher, BlockingFetcher
 
 Face: TypeAlias = "Callable[[Fetch], Fetched | FetchFailed]"
 
@@ -479,7 +479,7 @@ def test_closing_frees_the_threads_that_wait() -> None:
 
 
 def test_a_fetch_that_loses_the_race_with_close_starts_no_thread() -> None:
-    thread = client._LoopThread(None)
+    thread = fetchers._LoopThread(None)
     thread.end()
     request = Fetch("http://127.0.0.1/", timeout=1.0, max_bytes=1)
     assert thread.fetch(request) == FetchFailed("the fetcher was closed")
@@ -510,7 +510,7 @@ def test_an_interrupted_thread_ends_its_exchange() -> None:
 FORK = """
 import os, sys, threading
 from usersessions.fetch import Fetch
-from usersessions.http.client import BlockingFetcher
+from usersessions.fetchers import BlockingFetcher
 
 request = Fetch(sys.argv[1], timeout=5.0, max_bytes=100)
 fetcher = BlockingFetcher()
@@ -542,6 +542,6 @@ def test_a_forked_child_fetches_with_a_thread_of_its_own() -> None:
 
 def test_without_httpx_the_module_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    monkeypatch.delitem(sys.modules, "usersessions.http.client")
+    monkeypatch.delitem(sys.modules, "usersessions.fetchers")
     with pytest.raises(MissingExtraError, match=r'pip install "usersessions\[httpx\]"'):
-        importlib.import_module("usersessions.http.client")
+        importlib.import_module("usersessions.fetchers")

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..errors import require
-from ..fetch import Fetch, Fetched, FetchFailed
+from .errors import require
+from .fetch import Fetch, Fetched, FetchFailed
 
 require("httpx", extra="httpx")
 import httpx  # noqa: E402 - only now is it known to be there
