@@ -154,7 +154,8 @@ class CommandError(UserSessionsError):
 class ConnectRefused(UserSessionsError):
     """A connection may not be made: close it with this `code` and `reason`.
 
-    Without a `reason`, it is the standard one of the code. The exception that led here, if any, is its `__cause__`.
+    Without a `reason`, it is the standard one of the code. The exception that led here, if any, is
+    its `__cause__`.
 
     >>> refused = ConnectRefused(DisconnectCode.INVALID_TOKEN)
     >>> refused.code, refused.reason

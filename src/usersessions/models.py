@@ -254,7 +254,8 @@ class ConnectionInfo:
         # is the member itself.
         facts, found, meta = prepared.partition(_META)
         members = loads(facts + b"}" if found else facts)
-        assert isinstance(members, dict)
+        if not isinstance(members, dict):
+            raise JSONError("not the prepared JSON of a connection")
         for name in ("app_name", "app_version", "transport", "protocol"):
             setattr(self, name, members.get(name))
         self._meta = meta[:-1] if found else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
-from urllib.parse import urlsplit
+from contextlib import suppress
 
 from ..dispatch import ApiKeys
 from ..errors import ConfigError
@@ -25,6 +26,8 @@ PATHS = (_API, f"{_API}/{{method}}", *_STREAMS)
 
 WEBSOCKET_PATH = "/connection/uni_websocket"
 """The path that is served over WebSocket."""
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@\\]+", re.ASCII | re.IGNORECASE)
 
 
 class UserSessionsApp:
@@ -53,7 +56,7 @@ class UserSessionsApp:
         ping_interval: int = 25,
         allowed_origins: Collection[str] = (),
     ) -> None:
-        if not isinstance(ping_interval, int) or not 1 <= ping_interval <= 3600:
+        if type(ping_interval) is not int or not 1 <= ping_interval <= 3600:
             raise ConfigError("ping_interval must be a whole number of seconds from 1 to 3600")
         self._sessions = sessions
         self._api = ServerApi(sessions.operations, ApiKeys(api_keys))
@@ -65,10 +68,12 @@ class UserSessionsApp:
         """Serve one ASGI scope."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        else:
-            await self._http(scope, receive, send)
+            return
+        with suppress(ClientGone):
+            if scope["type"] == "websocket":
+                await self._websocket(scope, receive, send)
+            else:
+                await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _path(scope)
@@ -111,16 +116,16 @@ def _path(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     # A mount point stands at the start of the path, a prefix that a front proxy cut off does not.
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+    return path[len(root) :] if root and f"{path}/".startswith(f"{root}/") else path
 
 
 def _origins(origins: Collection[str]) -> frozenset[str]:
     if isinstance(origins, str):
         raise ConfigError("allowed_origins must be a list of strings, not one string")
     for origin in origins:
-        parts = urlsplit(origin)
-        if f"{parts.scheme}://{parts.netloc}" != origin or not parts.scheme or not parts.netloc:
+        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
             raise ConfigError(
                 'an entry of allowed_origins must be like "https://app.example.com", without a path'
             )
-    return frozenset(origins)
+    # Browsers write them in lower case (RFC 6454, 6.1).
+    return frozenset(origin.lower() for origin in origins)

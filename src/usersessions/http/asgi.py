@@ -2,16 +2,19 @@
 
 1. A session is registered while its stream is being sent, and at no other time: it is registered
    by the coroutine that sends, and gone when that ends, whatever ends it.
-2. No frame waits longer than `SEND_TIMEOUT` for a client that does not read; that client is
-   dropped with 3008.
+2. No frame waits longer than `SEND_TIMEOUT` for a client that does not read: it is dropped, as it
+   cannot be told why (3008 `slow`).
+3. The query of a request is taken out of its scope: it may hold a token or a key, and servers write
+   it into their access logs when the response starts.
+4. A client that leaves is no error: all that comes of it is `ClientGone`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
-from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from ..errors import ConnectRefused, DisconnectCode, InvalidValue
 from ..live import AsyncSession
@@ -30,6 +33,7 @@ from .connection import STREAM_HEADERS, WEBSOCKET, check_origin
 
 __all__ = [
     "ASGIApp",
+    "ClientGone",
     "Receive",
     "Scope",
     "Send",
@@ -38,6 +42,10 @@ __all__ = [
     "read_request",
     "send_response",
 ]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # As the ASGI specification has them, and so every framework.
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -53,17 +61,29 @@ FIRST_MESSAGE_TIMEOUT = 10.0
 """The longest that a WebSocket waits for its connect request, in seconds."""
 
 
+class ClientGone(Exception):
+    """The client left, or does not read: there is nobody to tell anything."""
+
+
 async def read_request(scope: Scope, receive: Receive) -> Request:
-    """Read a whole request, but no more of its body than any handler takes."""
+    """Read a whole request, but no more of its body than any handler takes.
+
+    Raises:
+        ClientGone: if the client leaves before all of the body is there.
+    """
+    query: bytes = scope.get("query_string", b"")
+    scope["query_string"] = b""
     body = bytearray()
     more = True
     while more and len(body) <= MAX_BODY_BYTES:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return Request(
         scope["method"],
-        scope.get("query_string", b"").decode("latin-1"),
+        query.decode("latin-1"),
         read_headers(scope),
         bytes(body) if len(body) <= MAX_BODY_BYTES else None,
     )
@@ -82,10 +102,17 @@ def read_headers(scope: Scope) -> dict[str, str]:
 
 
 async def send_response(response: Response, send: Send) -> None:
-    """Send a whole response."""
+    """Send a whole response.
+
+    Raises:
+        ClientGone: if the client left.
+    """
     length = {"content-length": str(len(response.body))}
-    await _start(send, response.status, {**response.headers, **length})
-    await send({"type": "http.response.body", "body": response.body})
+    try:
+        await _start(send, response.status, {**response.headers, **length})
+        await send({"type": "http.response.body", "body": response.body})
+    except OSError as error:
+        raise ClientGone from error
 
 
 async def _start(send: Send, status: int, headers: Mapping[str, str]) -> None:
@@ -122,7 +149,11 @@ class StreamServer:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Hold a connection over an HTTP response that goes on."""
+        """Hold a connection over an HTTP response that goes on.
+
+        Raises:
+            ClientGone: if the client leaves, or does not read.
+        """
 
         async def write(frame: bytes, *, more: bool = True) -> None:
             body = transport.wrap(frame)
@@ -132,13 +163,17 @@ class StreamServer:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        await _start(send, 200, {"content-type": transport.media_type, **STREAM_HEADERS})
-        with suppress(_ClientGone):
-            disconnect = await self._hold(message, headers, transport, write=write, left=left)
-            await _in_time(write(disconnect_frame(disconnect), more=False))
+        head = {"content-type": transport.media_type, **STREAM_HEADERS}
+        await _written(_start(send, 200, head))
+        disconnect = await self._hold(message, headers, transport, write=write, left=left)
+        await _written(write(disconnect_frame(disconnect), more=False))
 
     async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hold a connection over a WebSocket, whose first message is the connect request."""
+        """Hold a connection over a WebSocket, whose first message is the connect request.
+
+        Raises:
+            ClientGone: if the client leaves, or does not read.
+        """
 
         async def write(frame: bytes) -> None:
             await send({"type": "websocket.send", "text": frame.decode()})
@@ -153,15 +188,15 @@ class StreamServer:
             await send({"type": "websocket.close", "code": code, "reason": reason})
 
         await receive()
-        await send({"type": "websocket.accept"})
+        await _written(send({"type": "websocket.accept"}))
         headers = read_headers(scope)
-        with suppress(_ClientGone):
-            try:
-                message = await _first_message(receive)
-                disconnect = await self._hold(message, headers, WEBSOCKET, write=write, left=left)
-            except ConnectRefused as refused:
-                disconnect = Disconnect(refused.code, refused.reason)
-            await _in_time(end(disconnect))
+        try:
+            message = await _first_message(receive)
+        except ConnectRefused as refused:
+            disconnect = _disconnect(refused)
+        else:
+            disconnect = await self._hold(message, headers, WEBSOCKET, write=write, left=left)
+        await _written(end(disconnect))
 
     async def _hold(
         self,
@@ -187,18 +222,42 @@ class StreamServer:
                 )
                 return await _carry(stream, session, write=write, left=left)
         except ConnectRefused as refused:
-            return Disconnect(refused.code, refused.reason)
+            return _disconnect(refused)
+        except ClientGone:
+            raise
+        except Exception:
+            # A verifier, proxy or store of the app's own failed.
+            logger.exception("the connection of client %s failed", request.client)
+            return Disconnect.of(DisconnectCode.INTERNAL_SERVER_ERROR)
 
 
-class _ClientGone(Exception):
-    """The client left, or does not read: there is nobody to tell anything."""
-
-
-async def _in_time(sending: Awaitable[None]) -> None:
+def _disconnect(refused: ConnectRefused) -> Disconnect:
     try:
-        await asyncio.wait_for(sending, SEND_TIMEOUT)
-    except (OSError, asyncio.TimeoutError) as error:
-        raise _ClientGone from error
+        return Disconnect(refused.code, refused.reason)
+    except InvalidValue as error:
+        # It came from the app, and nobody has looked at its code and reason yet.
+        logger.error("a connection was refused with an impossible disconnect: %s", error)
+        return Disconnect.of(DisconnectCode.INTERNAL_SERVER_ERROR)
+
+
+async def _in_time(doing: Awaitable[T], *, seconds: float) -> T:
+    # Before Python 3.12, `asyncio.wait_for` swallows a cancellation that comes with the result.
+    task = asyncio.ensure_future(doing)
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+    finally:
+        task.cancel()
+
+
+async def _written(sending: Awaitable[None]) -> None:
+    # A timeout is an OSError too, as is whatever servers raise once the client has left.
+    try:
+        await _in_time(sending, seconds=SEND_TIMEOUT)
+    except OSError as error:
+        raise ClientGone from error
 
 
 async def _carry(
@@ -209,32 +268,33 @@ async def _carry(
     left: Callable[[], Awaitable[None]],
 ) -> Disconnect:
     loop = asyncio.get_running_loop()
-    await _in_time(write(stream.connect_frame))
+    await _written(write(stream.connect_frame))
     closed, gone = session.closed, asyncio.ensure_future(left())
     try:
         while True:
             timeout = max(0.0, stream.next_deadline - loop.time())
             ends = (closed, gone)
             await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if closed.done():
-                return closed.result()
             if gone.done():
                 gone.result()
-                raise _ClientGone
+                raise ClientGone
+            if closed.done():
+                return closed.result()
             if frame := stream.due(loop.time()):
-                await _in_time(write(frame))
+                await _written(write(frame))
     finally:
         gone.cancel()
 
 
 async def _first_message(receive: Receive) -> ConnectMessage:
     try:
-        message = await asyncio.wait_for(receive(), FIRST_MESSAGE_TIMEOUT)
-    except asyncio.TimeoutError:
+        message = await _in_time(receive(), seconds=FIRST_MESSAGE_TIMEOUT)
+    except TimeoutError:
         raise ConnectRefused(DisconnectCode.STALE) from None
     if message["type"] != "websocket.receive":
-        raise _ClientGone
-    body = message.get("text") or message.get("bytes") or b""
+        raise ClientGone
+    text: str = message.get("text") or ""
+    body: bytes = message.get("bytes") or text.encode(errors="surrogatepass")
     try:
         if len(body) > MAX_BODY_BYTES:
             raise InvalidValue(f"a connect request is at most {MAX_BODY_BYTES} bytes")
