@@ -54,7 +54,7 @@ class DisconnectCommand:
         return cls(
             _user(params),
             # An unset member and an empty one are the same in Centrifugo's protocol.
-            client=client or None,
+            client=check_id("client", client) if client else None,
             whitelist=frozenset(check_id("an entry of whitelist", entry) for entry in whitelist),
             disconnect=FORCE_DISCONNECT if disconnect is None else _disconnect(disconnect),
         )
@@ -115,7 +115,9 @@ def _disconnect(members: Mapping[str, JSON]) -> Disconnect:
     code = members.get("code")
     reason = members.get("reason")
     if code is None:
-        code = int(DisconnectCode.FORCE_DISCONNECT)
+        code = DisconnectCode.FORCE_DISCONNECT
     if not isinstance(code, int):
         raise InvalidValue("disconnect code must be an integer")
-    return Disconnect(code, check_id("disconnect reason", "" if reason is None else reason))
+    if reason is None:
+        return Disconnect.of(code)
+    return Disconnect(code, check_id("disconnect reason", reason))

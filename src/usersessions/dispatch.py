@@ -56,7 +56,7 @@ class ApiKeys:
 
     def match(self, presented: str | None) -> bool:
         """Whether this is one of the keys; without any key configured, nothing is."""
-        digest = sha256((presented or "").encode(errors="replace")).digest()
+        digest = sha256((presented or "").encode(errors="surrogatepass")).digest()
         # A list, not a generator: how long this takes must not say which key it was.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return any(matches)

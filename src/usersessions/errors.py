@@ -49,7 +49,8 @@ class ErrorCode(IntEnum):
 
     message: str
 
-    def __new__(cls, code: int, message: str) -> ErrorCode:
+    # Without the default, type checkers refuse to look up `ErrorCode(107)`.
+    def __new__(cls, code: int, message: str = "") -> ErrorCode:
         member = int.__new__(cls, code)
         member._value_ = code
         member.message = message
@@ -79,7 +80,7 @@ class DisconnectCode(IntEnum):
 
     reason: str
 
-    def __new__(cls, code: int, reason: str) -> DisconnectCode:
+    def __new__(cls, code: int, reason: str = "") -> DisconnectCode:
         member = int.__new__(cls, code)
         member._value_ = code
         member.reason = reason
@@ -147,8 +148,13 @@ class CommandError(UserSessionsError):
     """
 
     def __init__(self, code: ErrorCode, detail: str = "") -> None:
-        super().__init__(f"{code.message}: {detail}" if detail else code.message)
+        # The arguments as they are, so that it can be pickled, as a task queue does.
+        super().__init__(code, detail)
         self.code = code
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code.message}: {self.detail}" if self.detail else self.code.message
 
 
 class ConnectRefused(UserSessionsError):
@@ -165,7 +171,10 @@ class ConnectRefused(UserSessionsError):
     def __init__(self, code: int, reason: str | None = None) -> None:
         self.code = int(code)
         self.reason = DisconnectCode.reason_of(code) if reason is None else reason
-        super().__init__(f"connection refused: {self.code} {self.reason}")
+        super().__init__(self.code, self.reason)
+
+    def __str__(self) -> str:
+        return f"connection refused: {self.code} {self.reason}".rstrip()
 
 
 class MissingExtraError(UserSessionsError, ImportError):
@@ -175,8 +184,8 @@ class MissingExtraError(UserSessionsError, ImportError):
 def require(module: str, *, extra: str) -> ModuleType:
     """Import an optional module, or say how to install it.
 
-    Only the absence of `module` itself is reported so: a module that is there but fails to import
-    raises its own error, which would otherwise be hidden.
+    Only the absence of `module` itself, or of a package it is in, is reported so: a module that is
+    there but fails to import raises its own error, which would otherwise be hidden.
 
     Raises:
         MissingExtraError: if the module is not installed.
@@ -187,7 +196,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise MissingExtraError(
             f'{module} is not installed; run: pip install "usersessions[{extra}]"', name=error.name

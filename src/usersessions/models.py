@@ -223,6 +223,7 @@ class ConnectRequest:
 _META = b',"meta":'
 
 
+@dataclass(frozen=True, slots=True, init=False)
 class ConnectionInfo:
     """One connection as the server API lists it; the server's own view, with `meta`.
 
@@ -242,12 +243,11 @@ class ConnectionInfo:
     ConnectionInfo(app_name=None, app_version=None, transport='sse', protocol='json')
     """
 
-    __slots__ = ("_meta", "app_name", "app_version", "protocol", "transport")
-
     app_name: str | None
     app_version: str | None
     transport: str
     protocol: str
+    _meta: bytes | None = field(repr=False)
 
     def __init__(self, prepared: bytes) -> None:
         # `meta` is the last member, and no JSON string holds an unescaped quote: the first match
@@ -257,36 +257,18 @@ class ConnectionInfo:
         if not isinstance(members, dict):
             raise JSONError("not the prepared JSON of a connection")
         for name in ("app_name", "app_version", "transport", "protocol"):
-            setattr(self, name, members.get(name))
-        self._meta = meta[:-1] if found else None
+            object.__setattr__(self, name, members.get(name))
+        object.__setattr__(self, "_meta", meta[:-1] if found else None)
 
     @property
     def meta(self) -> JSON:
         """The private metadata, parsed anew at each use; None where there is none."""
         return None if self._meta is None else loads(self._meta)
 
-    def __repr__(self) -> str:
-        return (
-            f"ConnectionInfo(app_name={self.app_name!r}, app_version={self.app_version!r}, "
-            f"transport={self.transport!r}, protocol={self.protocol!r})"
-        )
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ConnectionInfo):
-            return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
-
-    def __hash__(self) -> int:
-        return hash(tuple(getattr(self, name) for name in self.__slots__))
-
     @staticmethod
     def prepare(request: ConnectRequest, identity: Identity) -> bytes:
         """The JSON of a new session, made once: unset members are absent, `meta` stands last."""
-        facts = {
-            "app_name": request.name,
-            "app_version": request.version,
-            "transport": request.transport,
-            "protocol": request.protocol,
-        }
-        head = dumps({name: value for name, value in facts.items() if value})
+        names = {"app_name": request.name, "app_version": request.version}
+        facts = {name: value for name, value in names.items() if value}
+        head = dumps(facts | {"transport": request.transport, "protocol": request.protocol})
         return head if identity.meta_json is None else head[:-1] + _META + identity.meta_json + b"}"

@@ -30,8 +30,9 @@ MAX_DEPTH = 32
 
 # A whole string (or an unterminated one up to the end, so that no match ever fails and backtracks)
 # or one bracket.
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _SPACE = re.compile(r"[ \t\r\n]*")
+_TOO_DEEP = f"nesting is deeper than {MAX_DEPTH}"
 
 
 def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
@@ -87,18 +88,21 @@ def loads_many(data: bytes | str) -> list[JSON]:
     [{'a': 1}, {'b': 2}]
     """
     text = _text(data)
-    _check_depth(text)
+    if _too_deep(text):
+        raise JSONError(f"not valid JSON: {_TOO_DEEP}")
     values: list[JSON] = []
     problem = ""
     try:
         values = list(_values(text))
     except json.JSONDecodeError as error:
-        problem = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        # Some of Python's messages end in " at", or in ": " and perhaps the text in question.
+        what = error.msg.split(": ")[0].removesuffix(" at")
+        problem = f"{what} at line {error.lineno}, column {error.colno}"
     except ValueError as error:
         # Python's own message for an integer of too many digits speaks of interpreter settings.
         problem = str(error) if "digits" not in str(error) else "a number has too many digits"
     if not problem:
-        # A lone surrogate can only come from a \u escape: decoding UTF-8 refuses it otherwise.
+        # A lone surrogate can only come from a \u escape: `_text` refused all others.
         if "\\u" in text and not _encodable(values):
             problem = "a lone surrogate is not a character"
         else:
@@ -115,7 +119,7 @@ def dumps(value: object) -> bytes:
     >>> dumps({"plan": "pro", "beta": True})
     b'{"plan":"pro","beta":true}'
     """
-    text, data, problem = "", b"", ""
+    data, problem = b"", ""
     try:
         text = _encoder.encode(value)
         data = text.encode()
@@ -124,23 +128,32 @@ def dumps(value: object) -> bytes:
     except TypeError:
         problem = "only dict, list, str, int, float, bool and None have a JSON form"
     except ValueError:
-        problem = "numbers must be finite, and a value must not contain itself"
+        problem = "numbers must be finite and not too long, and a value must not contain itself"
     except RecursionError:
-        problem = f"nesting is deeper than {MAX_DEPTH}"
+        problem = _TOO_DEEP
+    else:
+        if _too_deep(text):
+            problem = _TOO_DEEP
+        elif not _names_are_strings(value):
+            problem = "the names of members must be strings"
     if problem:
         raise JSONError(f"no JSON form: {problem}")
-    _check_depth(text)
     return data
 
 
 def _text(data: bytes | str) -> str:
-    if isinstance(data, str):
-        return data
+    # A string with lone surrogates becomes bytes that are not UTF-8.
+    octets = data.encode(errors="surrogatepass") if isinstance(data, str) else data
+    problem = "the text is not UTF-8"
     try:
-        return data.decode()
+        text = octets.decode()
     except UnicodeDecodeError:
         pass
-    raise JSONError("not valid JSON: the text is not UTF-8")
+    else:
+        if not text.startswith("\ufeff"):
+            return text
+        problem = "the text begins with a byte order mark, which must be left out"
+    raise JSONError(f"not valid JSON: {problem}")
 
 
 def _values(text: str) -> Iterator[JSON]:
@@ -156,18 +169,28 @@ def _skip_space(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _check_depth(text: str) -> None:
+def _too_deep(text: str) -> bool:
     if text.count("{") + text.count("[") <= MAX_DEPTH:
-        return
+        return False
     depth = 0
     for match in _STRING_OR_BRACKET.finditer(text):
         character = text[match.start()]
         if character in "[{":
             depth += 1
             if depth > MAX_DEPTH:
-                raise JSONError(f"not valid JSON: nesting is deeper than {MAX_DEPTH}")
+                return True
         elif character in "]}":
             depth -= 1
+    return False
+
+
+def _names_are_strings(value: object) -> bool:
+    # Python's encoder would write 1 and "1" as one name, twice.
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _names_are_strings(value[name]) for name in value)
+    if isinstance(value, (list, tuple)):
+        return all(map(_names_are_strings, value))
+    return True
 
 
 def _encodable(values: list[JSON]) -> bool:

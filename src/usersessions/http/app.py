@@ -10,7 +10,7 @@ from ..dispatch import ApiKeys
 from ..errors import ConfigError
 from ..sessions import AsyncUserSessions
 from .api import ServerApi
-from .asgi import Receive, Scope, Send, StreamServer, read_request, send_response
+from .asgi import ClientGone, Receive, Scope, Send, StreamServer, read_request, send_response
 from .base import Response, text
 from .connection import HTTP_STREAM, SSE
 from .connection import read_request as read_connect_request
@@ -102,7 +102,8 @@ class UserSessionsApp:
         else:
             # Closing before accepting makes the server answer the handshake with 403.
             await receive()
-            await send({"type": "websocket.close"})
+            with suppress(OSError):
+                await send({"type": "websocket.close"})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -7,6 +7,8 @@ the server have the signal:
 1. A second signal goes straight to the server: nothing here can hold up whoever insists.
 2. Handlers that were there before are put back, unless somebody replaced ours since.
 3. A signal that the process ignores stays ignored.
+4. What is heard is passed on to the handler that was there before, once for each signal; also where
+   a handler that somebody installed after ours calls ours, or puts it back when it is long over.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from types import FrameType
+from typing import TypeAlias
 
 from ..sessions import AsyncUserSessions
 
 __all__ = ["lifespan"]
+
+_Handler: TypeAlias = "Callable[[int, FrameType | None], object] | signal.Handlers"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,7 +35,8 @@ async def lifespan(sessions: AsyncUserSessions) -> AsyncGenerator[None, None]:
     """Hold while the server runs; at its end, open streams get 3001 `shutdown`.
 
     It has to be entered after the server has installed its signal handlers, as all servers do
-    before they start an app.
+    before they start an app. Only the main thread can hear signals: where the server runs in
+    another, await `sessions.aclose()` before you stop it.
     """
     relay = _SignalRelay(sessions)
     relay.begin()
@@ -45,7 +51,8 @@ class _SignalRelay:
     def __init__(self, sessions: AsyncUserSessions) -> None:
         self._sessions = sessions
         self._loop = asyncio.get_running_loop()
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, _Handler] = {}
+        self._has_heard = False
         self._relaying: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -55,18 +62,21 @@ class _SignalRelay:
         for number in _SIGNALS:
             previous = signal.getsignal(number)
             if callable(previous) or previous is signal.SIG_DFL:
-                signal.signal(number, self._heard)
                 self._previous[number] = previous
+                signal.signal(number, self._heard)
 
     def end(self) -> None:
         for number, previous in self._previous.items():
             if signal.getsignal(number) == self._heard:
-                signal.signal(number, previous)  # type: ignore[arg-type]
-        self._previous = {}
+                signal.signal(number, previous)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         self.end()
-        self._loop.call_soon_threadsafe(self._start, number)
+        if self._has_heard or self._loop.is_closed():
+            self._pass_on(number, frame)
+        else:
+            self._has_heard = True
+            self._loop.call_soon_threadsafe(self._start, number)
 
     def _start(self, number: int) -> None:
         self._relaying = self._loop.create_task(self._relay(number))
@@ -75,4 +85,12 @@ class _SignalRelay:
         try:
             await self._sessions.aclose()
         finally:
+            self._pass_on(number, None)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        previous = self._previous[number]
+        if callable(previous):
+            previous(number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
