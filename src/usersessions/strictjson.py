@@ -187,9 +187,15 @@ def _too_deep(text: str) -> bool:
 def _names_are_strings(value: object) -> bool:
     # Python's encoder would write 1 and "1" as one name, twice.
     if isinstance(value, dict):
-        return all(isinstance(name, str) and _names_are_strings(value[name]) for name in value)
-    if isinstance(value, (list, tuple)):
-        return all(map(_names_are_strings, value))
+        for name in value:
+            if not isinstance(name, str):
+                return False
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return True
+    for member in value:
+        if isinstance(member, (dict, list, tuple)) and not _names_are_strings(member):
+            return False
     return True
 
 
