@@ -56,13 +56,21 @@ def blocks(text: str) -> Iterator[Block]:
 def tree(block: Block, filename: str) -> ast.Module:
     # Empty lines before it make the line numbers of errors those of the page.
     source = "\n" * block.line + block.code
-    code = compile(source, filename, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(
+        source,
+        filename,
+        "exec",
+        ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,
+    )
     assert isinstance(code, ast.Module)
     return code
 
 
 def execute(block: Block, filename: str, names: dict[str, object]) -> None:
-    code = compile(tree(block, filename), filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(
+        tree(block, filename), filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+    )
     result = eval(code, names)
     if inspect.iscoroutine(result):
         asyncio.run(result)

@@ -1,0 +1,124 @@
+"""The app and the requests that the documentation shows, tried on a real server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jwt
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from tests.conftest import Serve
+from tests.servers import python, until
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "docs/server-api.md"]
+SECRET = "a secret of at least thirty-two bytes"
+API_KEY = "an-api-key-of-yours"
+
+_APP = re.compile(r"\[start:app\] -->\n```python\n(.*?)```", re.DOTALL)
+_EXCHANGE = re.compile(r"```sh\n(curl [^`]*)```\n+```json\n([^`]*)```")
+_CLIENT = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A `curl` of the API and the answer that a page shows under it."""
+
+    path: str
+    header: str
+    body: bytes
+    answer: str
+
+    @staticmethod
+    def read(command: str, answer: str) -> Exchange:
+        words = shlex.split(command)
+        data = words[words.index("--data") + 1]
+        header = words[words.index("--header") + 1]
+        return Exchange(urlsplit(words[1]).path, header, data.encode(), answer.strip())
+
+
+def exchanges() -> list[Exchange]:
+    return [
+        Exchange.read(*shown) for page in PAGES for shown in _EXCHANGE.findall(page.read_text())
+    ]
+
+
+@pytest.fixture
+def url(serve: Serve, tmp_path: Path) -> str:
+    """Where the README's app runs."""
+    found = _APP.search((ROOT / "README.md").read_text())
+    assert found
+    (tmp_path / "app.py").write_text(found[1])
+    server = serve(
+        python("-m", "uvicorn", "--app-dir", str(tmp_path), "--port", "0", "app:app"),
+        env={"USERSESSIONS_TOKEN_HMAC_SECRET_KEY": SECRET, "USERSESSIONS_API_KEY": API_KEY},
+    )
+    return server.url
+
+
+def post(url: str, *, body: bytes) -> str:
+    request = urllib.request.Request(url, body, {"X-API-Key": API_KEY})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return str(response.read().decode())
+
+
+def connections(url: str) -> dict[str, Any]:
+    reply = json.loads(post(f"{url}/api/user_connections", body=b'{"user": "42"}'))
+    found: dict[str, Any] = reply["result"]["connections"]
+    return found
+
+
+@contextmanager
+def echo(url: str, **claims: object) -> Iterator[ClientConnection]:
+    with connect(f"{url.replace('http', 'ws')}/echo") as socket:
+        socket.send(jwt.encode({"sub": "42", **claims}, SECRET))
+        yield socket
+
+
+def test_the_app_of_the_readme_lists_its_socket_and_closes_it_when_told(url: str) -> None:
+    with echo(url) as socket:
+        socket.send("hello")
+        assert socket.recv(timeout=10) == "hello"
+        assert [entry["transport"] for entry in connections(url).values()] == ["websocket"]
+        assert post(f"{url}/api/disconnect", body=b'{"user": "42"}') == '{"result":{}}'
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=10)
+        assert closed.value.rcvd
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (3503, "force disconnect")
+    until(lambda: not connections(url), what="the session to be gone")
+
+
+def test_the_app_of_the_readme_refuses_a_token_that_it_did_not_make(url: str) -> None:
+    with connect(f"{url.replace('http', 'ws')}/echo") as socket:
+        socket.send(jwt.encode({"sub": "42"}, SECRET[::-1]))
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=10)
+    assert closed.value.rcvd
+    assert closed.value.rcvd.code == 3500
+
+
+def test_each_request_that_a_page_shows_gets_the_answer_shown(url: str) -> None:
+    for exchange in exchanges():
+        with ExitStack() as held:
+            if _CLIENT.search(exchange.answer):
+                held.enter_context(echo(url, meta={"plan": "pro"}))
+                until(lambda: connections(url), what="the session to be listed")
+            answer = post(url + exchange.path, body=exchange.body)
+        assert _CLIENT.sub("CLIENT", answer) == _CLIENT.sub("CLIENT", exchange.answer)
+        until(lambda: not connections(url), what="the session to be gone")
+
+
+def test_the_pages_show_requests() -> None:
+    assert len(exchanges()) >= 4
+    assert {exchange.header for exchange in exchanges()} == {"X-API-Key: $USERSESSIONS_API_KEY"}
