@@ -5,7 +5,8 @@
 2. No frame waits longer than `SEND_TIMEOUT` for a client that does not read: it is dropped, as it
    cannot be told why (3008 `slow`).
 3. The query of a request is taken out of its scope: it may hold a token or a key, and servers write
-   it into their access logs when the response starts.
+   it into their access logs when the response starts. (They still do where something in between
+   made a copy of the scope.)
 4. A client that leaves is no error: all that comes of it is `ClientGone`.
 """
 

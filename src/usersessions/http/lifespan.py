@@ -53,7 +53,7 @@ class _SignalRelay:
         self._loop = asyncio.get_running_loop()
         self._previous: dict[int, _Handler] = {}
         self._has_heard = False
-        self._relaying: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         # Python allows signal handlers in the main thread only.
@@ -79,13 +79,10 @@ class _SignalRelay:
             self._loop.call_soon_threadsafe(self._start, number)
 
     def _start(self, number: int) -> None:
-        self._relaying = self._loop.create_task(self._relay(number))
-
-    async def _relay(self, number: int) -> None:
-        try:
-            await self._sessions.aclose()
-        finally:
-            self._pass_on(number, None)
+        self._closing = self._loop.create_task(self._sessions.aclose())
+        # Whatever became of it. The handler may raise KeyboardInterrupt, which in a callback goes
+        # straight to whoever runs the event loop.
+        self._closing.add_done_callback(lambda _: self._pass_on(number, None))
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         previous = self._previous[number]

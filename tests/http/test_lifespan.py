@@ -1,0 +1,395 @@
+"""Signals: sessions end first, then the server has the signal, and no handler is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.http.exchange import settle
+from usersessions import AsyncUserSessions, ConnectRefused, Disconnect
+from usersessions.http.lifespan import lifespan
+
+BOTH_SIGNALS = pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name
+)
+SHUTDOWN = Disconnect(3001, "shutdown")
+
+
+class Handler:
+    """A signal handler that counts, and tells how many sessions there were."""
+
+    def __init__(self, sessions: AsyncUserSessions) -> None:
+        self._registry = sessions.operations.node.registry
+        self.heard: list[tuple[int, int]] = []
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.heard.append((number, self._registry.counts()[0]))
+
+
+@pytest.fixture
+def sessions() -> AsyncUserSessions:
+    return AsyncUserSessions()
+
+
+@pytest.fixture
+def server(sessions: AsyncUserSessions) -> Iterator[Handler]:
+    """The handler of a server, in place for both signals as long as the test runs."""
+    handler = Handler(sessions)
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield handler
+    for number, previous in before.items():
+        signal.signal(number, previous)
+
+
+def in_place(number: int) -> object:
+    return signal.getsignal(number)
+
+
+class Held:
+    """A session that is held by a task, which ends when told; or never, if it is stubborn."""
+
+    def __init__(self, sessions: AsyncUserSessions, *, stubborn: bool = False) -> None:
+        self._sessions = sessions
+        self._stubborn = stubborn
+        self._registered = asyncio.Event()
+        self.told: Disconnect | None = None
+        self._task = asyncio.ensure_future(self._hold())
+
+    async def _hold(self) -> None:
+        async with self._sessions.connect(user="42", transport="test") as session:
+            self._registered.set()
+            self.told = await session.closed
+            if self._stubborn:
+                await asyncio.Event().wait()
+
+    async def begin(self) -> None:
+        await self._registered.wait()
+
+    async def until_told(self) -> None:
+        while self.told is None:
+            await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+
+async def until(probe: Callable[[], object]) -> None:
+    """Ask again and again, at most for a few seconds."""
+    deadline = asyncio.get_running_loop().time() + 5.0
+    while not probe():
+        assert asyncio.get_running_loop().time() < deadline, "waited in vain"
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.anyio
+async def test_sessions_are_told_3001_when_the_lifespan_is_over(
+    sessions: AsyncUserSessions,
+) -> None:
+    async with lifespan(sessions):
+        held = Held(sessions)
+        await held.begin()
+    assert held.told == SHUTDOWN
+    assert sessions.operations.node.registry.counts() == (0, 0)
+    with pytest.raises(ConnectRefused):
+        async with sessions.connect(user="42", transport="test"):
+            pass
+
+
+@pytest.mark.anyio
+async def test_sessions_end_also_when_what_is_inside_the_lifespan_fails(
+    sessions: AsyncUserSessions,
+) -> None:
+    held = Held(sessions)
+    with pytest.raises(LookupError):
+        async with lifespan(sessions):
+            await held.begin()
+            raise LookupError
+    assert held.told == SHUTDOWN
+
+
+@BOTH_SIGNALS
+@pytest.mark.anyio
+async def test_a_signal_ends_the_sessions_first_and_reaches_the_server_then(
+    sessions: AsyncUserSessions, server: Handler, number: signal.Signals
+) -> None:
+    async with lifespan(sessions):
+        held = Held(sessions)
+        await held.begin()
+        signal.raise_signal(number)
+        assert server.heard == []
+        await until(lambda: server.heard)
+        assert held.told == SHUTDOWN
+        assert in_place(signal.SIGINT) is server
+        assert in_place(signal.SIGTERM) is server
+    assert server.heard == [(number, 0)]
+
+
+@pytest.mark.anyio
+async def test_the_handlers_are_put_back_when_the_lifespan_is_over(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    async with lifespan(sessions):
+        assert in_place(signal.SIGINT) is not server
+        assert in_place(signal.SIGTERM) is not server
+    assert in_place(signal.SIGINT) is server
+    assert in_place(signal.SIGTERM) is server
+
+
+@BOTH_SIGNALS
+@pytest.mark.anyio
+async def test_a_second_signal_goes_straight_to_the_server(
+    sessions: AsyncUserSessions, server: Handler, number: signal.Signals
+) -> None:
+    async with lifespan(sessions):
+        held = Held(sessions, stubborn=True)
+        await held.begin()
+        signal.raise_signal(signal.SIGTERM)
+        await held.until_told()
+        assert server.heard == []
+        signal.raise_signal(number)
+        assert server.heard == [(number, 1)]
+        await held.stop()
+        await until(lambda: len(server.heard) == 2)
+    assert server.heard == [(number, 1), (signal.SIGTERM, 0)]
+
+
+@pytest.mark.anyio
+async def test_two_signals_at_once_are_both_heard_by_the_server(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    async with lifespan(sessions):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        await until(lambda: len(server.heard) == 2)
+    assert [number for number, _ in server.heard] == [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.anyio
+async def test_a_signal_that_the_process_ignores_stays_ignored(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    async with lifespan(sessions):
+        assert in_place(signal.SIGINT) is signal.SIG_IGN
+        held = Held(sessions)
+        await held.begin()
+        signal.raise_signal(signal.SIGINT)
+        await settle()
+        assert held.told is None
+    assert in_place(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.anyio
+async def test_a_signal_still_reaches_the_server_when_the_lifespan_ends_meanwhile(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    async with lifespan(sessions):
+        signal.raise_signal(signal.SIGTERM)
+    await until(lambda: server.heard)
+    assert [number for number, _ in server.heard] == [signal.SIGTERM]
+
+
+@pytest.mark.anyio
+async def test_a_handler_that_replaced_ours_is_left_alone(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    later = Handler(sessions)
+    async with lifespan(sessions):
+        signal.signal(signal.SIGTERM, later)
+        signal.raise_signal(signal.SIGTERM)
+        await settle()
+        assert in_place(signal.SIGTERM) is later
+    assert in_place(signal.SIGTERM) is later
+    assert (server.heard, len(later.heard)) == ([], 1)
+
+
+@pytest.mark.anyio
+async def test_a_later_handler_that_calls_ours_is_not_called_again_by_it(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    calls: list[int] = []
+    async with lifespan(sessions):
+        ours = signal.getsignal(signal.SIGTERM)
+        assert callable(ours)
+
+        def later(number: int, frame: FrameType | None) -> None:
+            calls.append(number)
+            ours(number, frame)
+
+        signal.signal(signal.SIGTERM, later)
+        held = Held(sessions)
+        await held.begin()
+        signal.raise_signal(signal.SIGTERM)
+        await until(lambda: server.heard)
+        assert held.told == SHUTDOWN
+        assert (server.heard, calls) == ([(signal.SIGTERM, 0)], [signal.SIGTERM])
+        signal.raise_signal(signal.SIGTERM)
+        assert len(server.heard) == len(calls) == 2
+
+
+@pytest.mark.anyio
+async def test_ours_put_back_when_it_is_long_over_still_leads_to_the_server(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    async with lifespan(sessions):
+        ours = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, ours)
+    signal.raise_signal(signal.SIGTERM)
+    await until(lambda: server.heard)
+    assert server.heard == [(signal.SIGTERM, 0)]
+    assert in_place(signal.SIGTERM) is server
+
+
+def test_ours_put_back_after_its_event_loop_still_leads_to_the_server(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    async def serve() -> Any:
+        async with lifespan(sessions):
+            ours = signal.getsignal(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            return ours
+
+    signal.signal(signal.SIGTERM, asyncio.run(serve()))
+    signal.raise_signal(signal.SIGTERM)
+    assert server.heard == [(signal.SIGTERM, 0)]
+
+
+@pytest.mark.anyio
+async def test_two_lifespans_in_one_process_both_end_their_sessions(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    others = AsyncUserSessions()
+    async with lifespan(sessions), lifespan(others):
+        held = [Held(sessions), Held(others)]
+        for one in held:
+            await one.begin()
+        signal.raise_signal(signal.SIGTERM)
+        await until(lambda: server.heard)
+        assert [one.told for one in held] == [SHUTDOWN, SHUTDOWN]
+    assert server.heard == [(signal.SIGTERM, 0)]
+    assert in_place(signal.SIGTERM) is server
+
+
+@pytest.mark.anyio
+async def test_two_lifespans_that_end_in_the_wrong_order_do_not_swallow_a_signal(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    first, second = lifespan(sessions), lifespan(AsyncUserSessions())
+    await first.__aenter__()
+    await second.__aenter__()
+    await first.__aexit__(None, None, None)
+    await second.__aexit__(None, None, None)
+    signal.raise_signal(signal.SIGTERM)
+    await until(lambda: server.heard)
+    assert len(server.heard) == 1
+
+
+def test_in_a_thread_no_handler_is_touched_and_sessions_end_all_the_same(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    told: list[Disconnect | None] = []
+    handlers: list[object] = []
+
+    async def serve() -> None:
+        async with lifespan(sessions):
+            handlers.append(signal.getsignal(signal.SIGTERM))
+            held = Held(sessions)
+            await held.begin()
+        told.append(held.told)
+
+    thread = threading.Thread(target=asyncio.run, args=[serve()])
+    thread.start()
+    thread.join()
+    assert handlers == [server]
+    assert told == [SHUTDOWN]
+
+
+def test_a_signal_reaches_the_server_even_if_ending_the_sessions_fails(
+    sessions: AsyncUserSessions, server: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise LookupError
+
+    async def serve() -> None:
+        async with lifespan(sessions):
+            monkeypatch.setattr(sessions, "aclose", fail)
+            signal.raise_signal(signal.SIGTERM)
+            await until(lambda: server.heard)
+            monkeypatch.undo()
+
+    failures: list[object] = []
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        loop.run_until_complete(serve())
+    assert len(server.heard) == 1
+
+
+ALONE = """
+import asyncio, signal
+from usersessions import AsyncUserSessions
+from usersessions.http.lifespan import lifespan
+
+signal.signal(signal.{name}, {handler})
+sessions = AsyncUserSessions()
+
+async def serve():
+    async with lifespan(sessions):
+        async with sessions.connect(user="42", transport="test") as session:
+            signal.raise_signal(signal.{name})
+            print(await session.closed, flush=True)
+        await asyncio.sleep(60)
+
+try:
+    asyncio.run(serve())
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "handler", "status", "last"),
+    [
+        ("SIGTERM", "signal.SIG_DFL", -signal.SIGTERM, []),
+        ("SIGINT", "signal.SIG_DFL", -signal.SIGINT, []),
+        ("SIGINT", "signal.default_int_handler", 0, ["interrupted"]),
+    ],
+)
+def test_without_a_server_a_process_ends_as_it_would_without_us(
+    name: str, handler: str, status: int, last: list[str]
+) -> None:
+    script = ALONE.format(name=name, handler=handler)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout.splitlines() == ["Disconnect(code=3001, reason='shutdown')", *last]
+
+
+@pytest.mark.anyio
+async def test_a_signal_without_a_handler_before_ours_gets_its_default_back(
+    sessions: AsyncUserSessions, server: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[tuple[int, object]] = []
+    raise_signal = signal.raise_signal
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    async with lifespan(sessions):
+        monkeypatch.setattr(
+            signal,
+            "raise_signal",
+            lambda number: raised.append((number, signal.getsignal(number))),
+        )
+        raise_signal(signal.SIGTERM)
+        await until(lambda: raised)
+    assert raised == [(signal.SIGTERM, signal.SIG_DFL)]
