@@ -208,7 +208,7 @@ def _write_private(path: Path, text: str, *, over: bool) -> None:
             file.write(text)
         if over:
             os.replace(target, path)
-    except OSError:
+    except BaseException:
         target.unlink(missing_ok=True)
         raise
 

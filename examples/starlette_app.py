@@ -1,0 +1,71 @@
+"""A Starlette app that tracks a WebSocket of its own.
+
+    pip install "usersessions[starlette]" uvicorn websockets
+    python examples/starlette_app.py
+
+It serves the streams and the server API of usersessions, and holds a WebSocket at `/echo`. Make a
+token with the same secret: `usersessions gentoken -u 42` reads it from the same variable. Run one
+worker: the sessions are in the memory of one process.
+
+If you run it as `uvicorn examples.starlette_app:app`, add `--no-access-log`: browsers can hand a
+token to `uni_sse` in the URL only, and access logs show URLs.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from usersessions import AsyncUserSessions, ConnectRefused, Disconnect, Key, TokenVerifier
+from usersessions.adapters.starlette import lifespan, routes
+
+
+def secret_of(name: str) -> str:
+    """A secret from the environment, or one that is good until the app stops."""
+    value = os.environ.get(name)
+    if not value:
+        value = secrets.token_urlsafe(48)
+        print(f"WARNING: {name} is not set; made up for this run: {value}", flush=True)
+    return value
+
+
+SECRET = secret_of("USERSESSIONS_TOKEN_HMAC_SECRET_KEY")
+API_KEY = secret_of("USERSESSIONS_API_KEY")
+
+sessions = AsyncUserSessions(TokenVerifier(Key(SECRET, algorithm="HS256")))
+
+
+async def echo(websocket: WebSocket) -> None:
+    await websocket.accept()
+
+    async def close(disconnect: Disconnect) -> None:
+        await websocket.close(disconnect.code, disconnect.reason)
+
+    try:
+        # The first message is the token: in the URL it would end up in logs.
+        token = await websocket.receive_text()
+        async with sessions.connect(
+            token=token, transport="websocket", app_name="web", close=close
+        ) as session:
+            await websocket.send_text(f"Hello, user {session.user}.")
+            async for message in websocket.iter_text():
+                if session.disconnect is None:
+                    await websocket.send_text(message)
+    except ConnectRefused as refused:
+        await websocket.close(refused.code, refused.reason)
+    except WebSocketDisconnect:
+        pass  # the client left before it was greeted
+
+
+app = Starlette(
+    routes=[WebSocketRoute("/echo", echo), *routes(sessions, api_keys=[API_KEY])],
+    lifespan=lifespan(sessions),
+)
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(os.environ.get("PORT", "8000")), access_log=False)
