@@ -14,24 +14,31 @@ from .errors import (
     JSONError,
     KeysUnavailable,
     MissingExtraError,
+    NoSuchSession,
+    SessionTooYoung,
     TokenError,
     TokenExpired,
+    TokenRevoked,
     UserSessionsError,
 )
 from .jwks import JWKS
 from .keys import Key
 from .live import AsyncSession, Session
-from .models import ConnectionInfo, ConnectRequest, Disconnect, Identity
+from .models import ConnectRequest, Disconnect, Identity, SessionLimit
 from .proxy import ConnectProxy, HttpConnectProxy
-from .sessions import AsyncUserSessions, UserSessions
+from .records import ConnectionInfo, OwnSession
+from .sessions import AsyncOwnSessions, AsyncUserSessions, OwnSessions, UserSessions
+from .stores.base import Closed
 from .stores.memory import MemoryStore
 from .tokens import IssuerVerifiers, TokenVerifier, Verifier
 from .version import __version__
 
 __all__ = [
     "JWKS",
+    "AsyncOwnSessions",
     "AsyncSession",
     "AsyncUserSessions",
+    "Closed",
     "CommandError",
     "ConfigError",
     "ConnectProxy",
@@ -50,9 +57,15 @@ __all__ = [
     "KeysUnavailable",
     "MemoryStore",
     "MissingExtraError",
+    "NoSuchSession",
+    "OwnSession",
+    "OwnSessions",
     "Session",
+    "SessionLimit",
+    "SessionTooYoung",
     "TokenError",
     "TokenExpired",
+    "TokenRevoked",
     "TokenVerifier",
     "UserSessions",
     "UserSessionsError",

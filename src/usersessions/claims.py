@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from .errors import ConfigError, InvalidValue, TokenError, TokenExpired
-from .models import Identity, check_id, check_time
+from .models import MAX_TIME, Identity, check_id, check_time
 from .strictjson import JSON
 
 __all__ = ["ClaimRules", "MetaFromClaim"]
@@ -76,7 +76,7 @@ class ClaimRules:
         ConfigError: if an argument cannot work.
 
     >>> ClaimRules(leeway=5).identity({"sub": "42", "exp": 100}, now=104.0)
-    Identity(user='42', token_id=None, issued_at=None, expire_at=100)
+    Identity(user='42', issued_at=None, expire_at=100)
     """
 
     __slots__ = ("_audiences", "_leeway", "_meta", "_user_claim", "issuers")
@@ -115,10 +115,11 @@ class ClaimRules:
         raise TokenError(f"the token's claims are refused: {problem}")
 
     def _identity(self, claims: Mapping[str, JSON], now: float) -> Identity:
-        expires = issued = None
+        expires = token_expires = issued = None
         if "exp" in claims:
             expires = check_time("exp", claims["exp"])
-            if now >= expires + self._leeway:
+            token_expires = min(expires + self._leeway, MAX_TIME)
+            if now >= token_expires:
                 raise TokenExpired("the token has expired")
         if "nbf" in claims and check_time("nbf", claims["nbf"]) > now + self._leeway:
             raise TokenError("the token is not valid yet: its nbf is in the future")
@@ -141,6 +142,7 @@ class ClaimRules:
             info=claims.get("info"),
             token_id=check_id("jti", claims["jti"]) if "jti" in claims else None,
             issued_at=issued,
+            token_expires=token_expires,
             expire_at=expires,
         )
 

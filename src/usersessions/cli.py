@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         parents=[configured],
-        help="serve the streams and the server API",
+        help="serve the streams, the server API and the users' own sessions",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_settings_help(),
     )

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard, get_args
 
 from .errors import ConfigError, JSONError, require
 from .http.app import UserSessionsApp
 from .jwks import JWKS
 from .keys import Key
+from .models import LimitPolicy, SessionLimit
 from .proxy import HttpConnectProxy
 from .sessions import AsyncUserSessions
 from .strictjson import dumps, loads
@@ -50,19 +51,24 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     # Within what JSON numbers hold exactly, which keeps out NaN and infinity as well.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 2**53
 
 
-def _is_integer(value: object) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return _is_number(value) and isinstance(value, int)
 
 
 _TEXT = _Kind("a string that is not empty", _is_text)
 _LEVEL = _Kind(f"one of {', '.join(LOG_LEVELS)}", lambda value: value in LOG_LEVELS)
+_POLICY = _Kind(
+    f"one of {', '.join(get_args(LimitPolicy))}", lambda value: value in get_args(LimitPolicy)
+)
 _NUMBER = _Kind("a number", _is_number)
 _INTEGER = _Kind("a whole number", _is_integer)
+_COUNT = _Kind("a whole number, 1 at least", lambda value: _is_integer(value) and value >= 1)
+_AGE = _Kind("a number, 0 at least", lambda value: _is_number(value) and value >= 0)
 _PORT = _Kind(
     "a whole number from 0 to 65535",
     lambda value: _is_integer(value) and value in range(65536),
@@ -148,7 +154,25 @@ class Settings:
     allowed_origins: tuple[str, ...] = _setting(
         _TEXTS, "origins whose pages may connect without a token", ()
     )
+    max_sessions: int | None = _setting(
+        _COUNT, "how many sessions a user may have at once; any number if unset"
+    )
+    session_limit_policy: LimitPolicy = _setting(  # noqa: RUF009 - a field, as all of them
+        _POLICY,
+        "what happens when there is one more: it is refused, or another one is ended",
+        "reject",
+        needs="max_sessions",
+    )
+    session_limit_per_app: bool = _setting(
+        _BOOLEAN, "count the sessions of each app name by themselves", False, needs="max_sessions"
+    )
+    end_others_min_age: float = _setting(
+        _AGE, "seconds since its login before a session may end the user's others", 0.0
+    )
     ping_interval: int = _setting(_INTEGER, "seconds of silence before a ping, 1 to 3600", 25)
+    trusted_hops: int = _setting(
+        _INTEGER, "proxies of yours in front, each of which adds to X-Forwarded-For", 0
+    )
     host: str = _setting(_TEXT, "the name or address to listen on", "localhost")
     port: int = _setting(_PORT, "the port to listen on; 0 lets the system choose", 8000)
     log_level: str = _setting(_LEVEL, _LEVEL.wanted, "info")
@@ -156,7 +180,7 @@ class Settings:
     def __post_init__(self) -> None:
         for each in fields(self):
             other = each.metadata["needs"]
-            if other and getattr(self, each.name) and not getattr(self, other):
+            if other and getattr(self, each.name) != each.default and not getattr(self, other):
                 raise ConfigError(f"{each.name} is set, and needs {other} to be set, too")
 
     @classmethod
@@ -217,7 +241,11 @@ class Settings:
                 " connect_proxy_url"
             )
         return AsyncUserSessions(
-            verifier, connect_proxy=proxy, allow_anonymous=self.allow_anonymous
+            verifier,
+            connect_proxy=proxy,
+            allow_anonymous=self.allow_anonymous,
+            limit=self._limit(),
+            end_others_min_age=self.end_others_min_age,
         )
 
     def app(self) -> UserSessionsApp:
@@ -232,6 +260,16 @@ class Settings:
             api_keys=[*([] if self.api_key is None else [self.api_key]), *self.api_keys],
             ping_interval=self.ping_interval,
             allowed_origins=self.allowed_origins,
+            trusted_hops=self.trusted_hops,
+        )
+
+    def _limit(self) -> SessionLimit | None:
+        if self.max_sessions is None:
+            return None
+        return SessionLimit(
+            self.max_sessions,
+            policy=self.session_limit_policy,
+            per_app=self.session_limit_per_app,
         )
 
     def _keys(self) -> list[Key | JWKS]:
@@ -335,7 +373,7 @@ def _read(path: Path) -> Mapping[str, object]:
 
 def _parsed(setting: Field[object], text: str) -> object:
     kind = setting.metadata["kind"]
-    if kind in (_TEXT, _LEVEL):
+    if kind in (_TEXT, _LEVEL, _POLICY):
         return text
     if kind is _TEXTS and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]

@@ -2,8 +2,10 @@
 
 1. For any bytes there is a documented answer; no exception but the app's own escapes.
 2. Several commands in one body are answered one a line, each by itself: an error in one is no
-   error in the next.
-3. API keys are compared as digests, in constant time, all of them every time.
+   error in the next. But a body that is not JSON to its end is refused whole, before anything is
+   carried out.
+3. However many commands a body has, they wait for connections to end as long as one would.
+4. API keys are compared as digests, in constant time, all of them every time.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 from .commands import Command, read_command
-from .errors import CommandError, ConfigError, ErrorCode, JSONError
+from .errors import CommandError, ConfigError, ErrorCode, InvalidValue, JSONError
+from .execution import execute
 from .flows import Flow
-from .operations import Operations
+from .operations import TIMEOUT_SECONDS, Operations
 from .strictjson import JSON, dumps, loads, loads_many
 
 __all__ = [
     "MAX_BODY_BYTES",
+    "MAX_COMMANDS",
     "ApiKeys",
     "answer_batch",
     "answer_body",
@@ -30,6 +34,11 @@ __all__ = [
 
 MAX_BODY_BYTES = 65536
 """The largest request body, in bytes."""
+
+MAX_COMMANDS = 256
+"""The most commands in one body."""
+
+_TOO_MANY = f"one body has at most {MAX_COMMANDS} commands"
 
 
 class ApiKeys:
@@ -82,14 +91,17 @@ def answer_body(operations: Operations, body: bytes) -> Flow[bytes]:
     """Answer a body of one or more `{"method", "params"}`, one reply a line.
 
     Raises:
-        JSONError: if the body is not JSON, is empty, or is over `MAX_BODY_BYTES`.
+        JSONError: if the body is not JSON, is empty, is over `MAX_BODY_BYTES`, or has over
+            `MAX_COMMANDS`.
     """
     requests = loads_many(_bounded(body))
     if not requests:
         raise JSONError("not valid JSON: the text is empty")
+    if len(requests) > MAX_COMMANDS:
+        raise JSONError(_TOO_MANY)
     replies = []
     for request in requests:
-        replies.append((yield from _answer(operations, request)))
+        replies.append((yield from _answer(operations, request, share=len(requests))))
     return b"\n".join(replies)
 
 
@@ -100,24 +112,27 @@ def answer_method(operations: Operations, method: str, body: bytes) -> Flow[byte
         JSONError: if the body is not JSON, or is over `MAX_BODY_BYTES`.
     """
     params = loads(_bounded(body)) if body else None
-    return (yield from _answer(operations, {"method": method, "params": params}))
+    return (yield from _answer(operations, {"method": method, "params": params}, share=1))
 
 
 def answer_batch(operations: Operations, body: bytes) -> Flow[bytes]:
     """Answer `{"commands": [{METHOD: params}, ...]}` with `{"replies": [{METHOD: result}, ...]}`.
 
     Raises:
-        JSONError: if the body is not JSON, or is over `MAX_BODY_BYTES`.
+        JSONError: if the body is not JSON, is over `MAX_BODY_BYTES`, or has over `MAX_COMMANDS`.
     """
     request = loads(_bounded(body))
     commands = request.get("commands") if isinstance(request, dict) else None
     if not isinstance(commands, list):
         return error_json(CommandError(ErrorCode.BAD_REQUEST, "commands must be an array"))
+    if len(commands) > MAX_COMMANDS:
+        raise JSONError(_TOO_MANY)
     replies = []
     for command in commands:
         if isinstance(command, dict) and len(command) == 1:
             ((method, params),) = command.items()
-            reply = yield from _answer(operations, {"method": method, "params": params})
+            named: JSON = {"method": method, "params": params}
+            reply = yield from _answer(operations, named, share=len(commands))
             # {"result": ...} becomes {METHOD: ...}; errors stay as they are.
             if reply.startswith(_RESULT):
                 reply = b"{" + dumps(method) + b":" + reply[len(_RESULT) :]
@@ -141,12 +156,14 @@ def error_json(error: CommandError) -> bytes:
     return dumps({"error": {"code": int(error.code), "message": str(error)}})
 
 
-def _answer(operations: Operations, request: JSON) -> Flow[bytes]:
+def _answer(operations: Operations, request: JSON, *, share: int) -> Flow[bytes]:
     try:
         command = _read(request)
-        result = yield from operations.execute(command)
+        result = yield from execute(operations, command, timeout=TIMEOUT_SECONDS / share)
     except CommandError as error:
         return error_json(error)
+    except InvalidValue as error:
+        return error_json(CommandError(ErrorCode.BAD_REQUEST, str(error)))
     return _RESULT + result + b"}"
 
 

@@ -6,9 +6,12 @@
     │   └── JSONError                   text that is not strict JSON
     ├── TokenError (ValueError)         a token that is refused, and why
     │   ├── TokenExpired                it was good once
+    │   ├── TokenRevoked                it is good, but it or its user is kept out
     │   └── KeysUnavailable             its keys cannot be fetched now; try again later
     ├── CommandError                    an API command that failed, with its error code
     ├── ConnectRefused                  a connection that is refused, with its disconnect code
+    ├── NoSuchSession (LookupError)     the user has no session of this client ID
+    ├── SessionTooYoung                 a login is too young to end other sessions
     └── MissingExtraError (ImportError) an optional dependency that is not installed
 
 No message here ever carries a token, a key or a `meta`: each says what was wrong by name and kind.
@@ -33,8 +36,11 @@ __all__ = [
     "JSONError",
     "KeysUnavailable",
     "MissingExtraError",
+    "NoSuchSession",
+    "SessionTooYoung",
     "TokenError",
     "TokenExpired",
+    "TokenRevoked",
     "UserSessionsError",
     "require",
 ]
@@ -134,6 +140,10 @@ class TokenExpired(TokenError):
     """A token was good until its `exp`, which is past."""
 
 
+class TokenRevoked(TokenError):
+    """A token is well signed and in time, but it was revoked, or its user is blocked."""
+
+
 class KeysUnavailable(TokenError):
     """The keys that would verify a token could not be fetched; the token may be good."""
 
@@ -175,6 +185,14 @@ class ConnectRefused(UserSessionsError):
 
     def __str__(self) -> str:
         return f"connection refused: {self.code} {self.reason}".rstrip()
+
+
+class NoSuchSession(UserSessionsError, LookupError):
+    """The user has no session of this client ID; whether somebody else has one is not said."""
+
+
+class SessionTooYoung(UserSessionsError):
+    """The login behind a session is too young to end other sessions."""
 
 
 class MissingExtraError(UserSessionsError, ImportError):

@@ -51,22 +51,25 @@ def expect(reply: Reply, kind: type[R]) -> R:
 def run(flow: Flow[T], answer: Callable[[Request], Reply]) -> T:
     """Drive a flow to its end with an answerer that blocks, and give what it returns."""
     with closing(flow):
-        try:
-            request = next(flow)
-            while True:
-                request = flow.send(answer(request))
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        reply: Reply | None = None
+        while True:
+            # Only the flow's own step may end it: an answerer's StopIteration is an error.
+            try:
+                request = next(flow) if reply is None else flow.send(reply)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            reply = answer(request)
 
 
 async def arun(flow: Flow[T], answer: Callable[[Request], Awaitable[Reply]]) -> T:
     """Drive a flow to its end with an answerer that is awaited, and give what it returns."""
     with closing(flow):
-        try:
-            request = next(flow)
-            while True:
-                request = flow.send(await answer(request))
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        reply: Reply | None = None
+        while True:
+            try:
+                request = next(flow) if reply is None else flow.send(reply)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            reply = await answer(request)

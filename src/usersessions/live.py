@@ -1,38 +1,67 @@
 """A session as the app holds it while its connection lives: what `connect` gives.
 
-1. The first disconnect wins: the registry calls `tell` at most once.
+1. The first disconnect wins: the registry has `tell` called at most once.
 2. `tell` never blocks on the connection and never raises; an exception of the app's `close` is
    logged and harms nobody else.
-3. Once the block is over, `close` is not called any more.
+3. Once the block is over, `close` is not called any more, and how the session ended stays as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
+from .callbacks import call_plain, call_soon
 from .errors import DisconnectCode
 from .models import Disconnect, Identity
 
-__all__ = ["AsyncClose", "AsyncSession", "Close", "Session"]
+__all__ = ["AsyncClose", "AsyncKeeper", "AsyncSession", "Close", "Keeper", "Session"]
 
 logger = logging.getLogger(__name__)
 
 Close: TypeAlias = Callable[[Disconnect], None]
 AsyncClose: TypeAlias = Callable[[Disconnect], "Awaitable[None] | None"]
 
+_ENDED = Disconnect.of(DisconnectCode.CONNECTION_CLOSED)
+
+
+class Keeper(Protocol):
+    """What a session asks of the facade that it belongs to."""
+
+    def touch(self, client: str) -> None:
+        """Note that a client was heard of."""
+
+    def rebind(self, client: str, user: str, token: str) -> None:
+        """Have a session belong to another token."""
+
+
+class AsyncKeeper(Protocol):
+    """The same, awaited."""
+
+    def touch(self, client: str) -> None:
+        """Note that a client was heard of."""
+
+    async def rebind(self, client: str, user: str, token: str) -> None:
+        """Have a session belong to another token."""
+
 
 class _Live:
-    __slots__ = ("client", "disconnect", "labels", "user")
+    __slots__ = ("client", "connected_at", "disconnect", "labels", "user")
 
-    def __init__(self, client: str, identity: Identity) -> None:
+    def __init__(self, client: str, identity: Identity, connected_at: float) -> None:
         self.client = client
         self.user = identity.user
         self.labels: Mapping[str, str] = identity.labels
+        self.connected_at = connected_at
         self.disconnect: Disconnect | None = None
+
+    def _note(self, disconnect: Disconnect) -> Disconnect:
+        # How it ends; the first one counts.
+        if self.disconnect is None:
+            self.disconnect = disconnect
+        return self.disconnect
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(client={self.client!r}, user={self.user!r})"
@@ -45,29 +74,50 @@ class Session(_Live):
         client: the ID of this connection, a random UUID.
         user: the ID of its user; `""` is the anonymous user.
         labels: the labels of its identity.
-        disconnect: how the session was told to end; None as long as it was not.
+        connected_at: when it was registered, in seconds since the epoch.
+        disconnect: how the session ends: as it was told to, or with 3000 once its block is over;
+            None before that.
     """
 
-    __slots__ = ("_close",)
+    __slots__ = ("_close", "_keeper")
 
-    def __init__(self, client: str, identity: Identity, close: Close | None) -> None:
-        super().__init__(client, identity)
+    def __init__(
+        self,
+        client: str,
+        identity: Identity,
+        connected_at: float,
+        *,
+        close: Close | None,
+        keeper: Keeper,
+    ) -> None:
+        super().__init__(client, identity, connected_at)
         self._close = close
+        self._keeper = keeper
+
+    def touch(self) -> None:
+        """Note that the client was heard of; call it when a message comes in."""
+        self._keeper.touch(self.client)
+
+    def refresh(self, token: str) -> None:
+        """Have the session belong to another token of the same user, and expire with that one.
+
+        Raises:
+            TokenError: if the token is refused, or another user's; the session goes on as it was.
+            ConnectRefused: if the session has ended.
+        """
+        self._keeper.rebind(self.client, self.user, token)
 
     def tell(self, disconnect: Disconnect) -> None:
-        """Call the app's `close`, in the thread that asked for the disconnect."""
-        self.disconnect = disconnect
+        """Pass a disconnect on to the app's `close`; called once, from any thread."""
+        self._note(disconnect)
         close, self._close = self._close, None
-        if close is None:
-            return
-        try:
-            close(disconnect)
-        except Exception:
-            logger.exception("the close callback of client %s failed", self.client)
+        if close is not None:
+            call_plain(close, disconnect, what="close", client=self.client)
 
-    def end(self) -> None:
-        """Note that the block is over: `close` is not called any more."""
+    def end(self) -> Disconnect:
+        """Note that the block is over, so that nobody waits on, and give how it ended."""
         self._close = None
+        return self._note(_ENDED)
 
 
 class AsyncSession(_Live):
@@ -77,14 +127,25 @@ class AsyncSession(_Live):
         client: the ID of this connection, a random UUID.
         user: the ID of its user; `""` is the anonymous user.
         labels: the labels of its identity.
-        disconnect: how the session was told to end; None as long as it was not.
+        connected_at: when it was registered, in seconds since the epoch.
+        disconnect: how the session ends: as it was told to, or with 3000 once its block is over;
+            None before that.
     """
 
-    __slots__ = ("_close", "_loop", "_outcome")
+    __slots__ = ("_close", "_keeper", "_loop", "_outcome")
 
-    def __init__(self, client: str, identity: Identity, close: AsyncClose | None) -> None:
-        super().__init__(client, identity)
+    def __init__(
+        self,
+        client: str,
+        identity: Identity,
+        connected_at: float,
+        *,
+        close: AsyncClose | None,
+        keeper: AsyncKeeper,
+    ) -> None:
+        super().__init__(client, identity, connected_at)
         self._close = close
+        self._keeper = keeper
         self._loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[Disconnect] | None = None
 
@@ -102,48 +163,41 @@ class AsyncSession(_Live):
                 self._outcome.set_result(self.disconnect)
         return asyncio.shield(self._outcome)
 
+    def touch(self) -> None:
+        """Note that the client was heard of; call it when a message comes in."""
+        self._keeper.touch(self.client)
+
+    async def refresh(self, token: str) -> None:
+        """Have the session belong to another token of the same user, and expire with that one.
+
+        Raises:
+            TokenError: if the token is refused, or another user's; the session goes on as it was.
+            ConnectRefused: if the session has ended.
+        """
+        await self._keeper.rebind(self.client, self.user, token)
+
     def tell(self, disconnect: Disconnect) -> None:
-        """Have the session's own event loop run the app's `close`; from any thread."""
+        """Pass a disconnect on to the app's `close`; called once, from any thread."""
+        # At once: where the block ends before its loop gets to it, this is how it ended.
+        self._note(disconnect)
         try:
             self._loop.call_soon_threadsafe(self._deliver, disconnect)
         except RuntimeError:
             logger.warning("client %s outlived its event loop", self.client)
 
-    def end(self) -> None:
-        """Note that the block is over: `close` is not called any more, and nobody waits on."""
+    def end(self) -> Disconnect:
+        """Note that the block is over, so that nobody waits on, and give how it ended."""
         self._close = None
-        if self.disconnect is None:
-            self._settle(Disconnect.of(DisconnectCode.CONNECTION_CLOSED))
+        ended = self._note(_ENDED)
+        self._settle(ended)
+        return ended
 
     def _deliver(self, disconnect: Disconnect) -> None:
-        if self.disconnect is not None:
-            return
         self._settle(disconnect)
         close, self._close = self._close, None
-        if close is None:
-            return
-        try:
-            result = close(disconnect)
-        except Exception:
-            logger.exception("the close callback of client %s failed", self.client)
-            return
-        if inspect.isawaitable(result):
-            task = asyncio.ensure_future(result)
-            _closing.add(task)
-            task.add_done_callback(self._close_done)
+        if close is not None:
+            call_soon(close, disconnect, what="close", client=self.client)
 
     def _settle(self, disconnect: Disconnect) -> None:
-        self.disconnect = disconnect
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(disconnect)
-
-    def _close_done(self, task: asyncio.Future[None]) -> None:
-        _closing.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error(
-                "the close callback of client %s failed", self.client, exc_info=task.exception()
-            )
-
-
-# An event loop holds its tasks weakly: without this, a close could be collected half way.
-_closing: set[asyncio.Future[None]] = set()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
 
-from .errors import DisconnectCode, InvalidValue, JSONError
+from .errors import ConfigError, DisconnectCode, InvalidValue, JSONError
 from .strictjson import JSON, dumps, loads
 
 __all__ = [
@@ -17,10 +18,12 @@ __all__ = [
     "MAX_LABELS",
     "MAX_REASON_BYTES",
     "ConnectRequest",
-    "ConnectionInfo",
     "Disconnect",
     "Identity",
+    "LimitPolicy",
+    "SessionLimit",
     "check_id",
+    "check_labels",
     "check_time",
 ]
 
@@ -62,7 +65,9 @@ def check_id(name: str, value: object) -> str:
     return value
 
 
-def _json_bytes(name: str, value: object) -> bytes:
+def _json_bytes(name: str, value: object) -> bytes | None:
+    if value is None:
+        return None
     data, problem = b"", ""
     try:
         data = dumps(value)
@@ -75,7 +80,15 @@ def _json_bytes(name: str, value: object) -> bytes:
     return data
 
 
-def _labels(value: object) -> dict[str, str]:
+def check_labels(value: object) -> dict[str, str]:
+    """Give labels as a dict of their own.
+
+    Raises:
+        InvalidValue: if it is not a mapping of strings to strings, or has over `MAX_LABELS`.
+
+    >>> check_labels({"device": "phone"})
+    {'device': 'phone'}
+    """
     if not isinstance(value, Mapping):
         raise InvalidValue(f"labels must be a mapping, not {type(value).__name__}")
     if len(value) > MAX_LABELS:
@@ -120,9 +133,12 @@ class Disconnect:
         return self.code % 1000 < 500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Identity:
     """Who is behind a connection, as a token or the app itself says.
+
+    `meta`, `info` and `data` are kept as compact JSON, and parsed anew at each use: a connection
+    lives long, and trees of objects are large, and slow the garbage collector down.
 
     Args:
         user: the user ID; `""` is the anonymous user.
@@ -130,43 +146,75 @@ class Identity:
         info: any JSON value that may be shown to others; None is no info.
         data: any JSON value to greet the client with; None is none.
         labels: a few words about the connection for the app: at most `MAX_LABELS` strings by name.
-        token_id: the token's `jti`.
+        token_id: the token's `jti`; an empty one is none.
         issued_at: the token's `iat`, in seconds since the epoch.
+        token_expires: until when the token is good: its `exp`, and the verifier's leeway.
         expire_at: when the connection expires, in seconds since the epoch; None is never.
 
     Raises:
         InvalidValue: if a value is outside of its bounds: IDs of `MAX_ID_LENGTH` characters,
             JSON values of `MAX_DATA_BYTES`, nested at most 32 deep.
 
-    >>> Identity("42", meta={"plan": "pro"})
-    Identity(user='42', token_id=None, issued_at=None, expire_at=None)
+    >>> identity = Identity("42", meta={"plan": "pro"})
+    >>> identity.meta, identity
+    ({'plan': 'pro'}, Identity(user='42', issued_at=None, expire_at=None))
     """
 
     user: str
-    meta: object = field(default=None, repr=False, kw_only=True)
-    info: object = field(default=None, repr=False, kw_only=True)
-    data: object = field(default=None, repr=False, kw_only=True)
-    labels: Mapping[str, str] = field(default_factory=dict, repr=False, kw_only=True)
-    token_id: str | None = field(default=None, kw_only=True)
-    issued_at: float | None = field(default=None, kw_only=True)
-    expire_at: float | None = field(default=None, kw_only=True)
-    meta_json: bytes | None = field(init=False, repr=False, compare=False)
-    data_json: bytes | None = field(init=False, repr=False, compare=False)
+    token_id: str | None = field(repr=False)
+    issued_at: float | None
+    expire_at: float | None
+    token_expires: float | None = field(repr=False)
+    labels: Mapping[str, str] = field(repr=False, hash=False)
+    meta_json: bytes | None = field(repr=False)
+    info_json: bytes | None = field(repr=False)
+    data_json: bytes | None = field(repr=False)
 
-    def __post_init__(self) -> None:
-        check_id("user", self.user)
-        if self.token_id is not None:
-            check_id("token_id", self.token_id)
-        for name in ("issued_at", "expire_at"):
-            value = getattr(self, name)
-            if value is not None:
-                check_time(name, value)
-        object.__setattr__(self, "labels", _labels(self.labels))
-        if self.info is not None:
-            _json_bytes("info", self.info)
-        for name, value in (("meta", self.meta), ("data", self.data)):
-            prepared = None if value is None else _json_bytes(name, value)
-            object.__setattr__(self, f"{name}_json", prepared)
+    def __init__(
+        self,
+        user: str,
+        *,
+        meta: object = None,
+        info: object = None,
+        data: object = None,
+        labels: Mapping[str, str] | None = None,
+        token_id: str | None = None,
+        issued_at: float | None = None,
+        token_expires: float | None = None,
+        expire_at: float | None = None,
+    ) -> None:
+        values = {
+            "user": check_id("user", user),
+            "token_id": None if token_id is None else check_id("token_id", token_id) or None,
+            "issued_at": _time("issued_at", issued_at),
+            "expire_at": _time("expire_at", expire_at),
+            "token_expires": _time("token_expires", token_expires),
+            "labels": check_labels({} if labels is None else labels),
+            "meta_json": _json_bytes("meta", meta),
+            "info_json": _json_bytes("info", info),
+            "data_json": _json_bytes("data", data),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def meta(self) -> JSON:
+        """The private metadata; None where there is none."""
+        return None if self.meta_json is None else loads(self.meta_json)
+
+    @property
+    def info(self) -> JSON:
+        """What may be shown to others; None where there is nothing."""
+        return None if self.info_json is None else loads(self.info_json)
+
+    @property
+    def data(self) -> JSON:
+        """What greets the client; None where there is nothing."""
+        return None if self.data_json is None else loads(self.data_json)
+
+
+def _time(name: str, value: float | None) -> float | None:
+    return None if value is None else check_time(name, value)
 
 
 def check_time(name: str, value: object) -> float:
@@ -198,6 +246,8 @@ class ConnectRequest:
         version: the client's app version.
         data: any JSON value the client adds for the app.
         headers: HTTP headers of the request, names in lower case.
+        remote_addr: the client's address, cut to `MAX_ID_LENGTH`.
+        user_agent: what the client says it is, cut to `MAX_ID_LENGTH`.
 
     Raises:
         InvalidValue: if a value is outside of its bounds.
@@ -211,64 +261,51 @@ class ConnectRequest:
     version: str | None = None
     data: JSON = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    remote_addr: str | None = field(default=None, repr=False)
+    user_agent: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("client", "transport", "protocol"):
             check_id(name, getattr(self, name))
-        for name in ("name", "version"):
+        for name in ("remote_addr", "user_agent"):
+            value = getattr(self, name)
+            # They are for people to read; a browser with a long name is let in all the same.
+            if isinstance(value, str):
+                object.__setattr__(self, name, value[:MAX_ID_LENGTH])
+        for name in ("name", "version", "remote_addr", "user_agent"):
             if getattr(self, name) is not None:
                 check_id(name, getattr(self, name))
 
 
-_META = b',"meta":'
+LimitPolicy: TypeAlias = Literal["reject", "evict_oldest", "evict_idle"]
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class ConnectionInfo:
-    """One connection as the server API lists it; the server's own view, with `meta`.
+@dataclass(frozen=True, slots=True)
+class SessionLimit:
+    """How many sessions a user may have at once, and what happens when there is one more.
 
-    It is a view on the JSON that was prepared when the session was registered; `meta` is parsed
-    only when it is asked for.
+    Args:
+        max_sessions: how many, from 1.
+        policy: `"reject"` refuses the new one, `"evict_oldest"` ends the one that was connected
+            first, `"evict_idle"` the one that was heard of the longest ago; all with 3504
+            `connection limit`.
+        per_app: count the sessions of each app name by themselves.
 
-    Attributes:
-        app_name: the client's app name, or None.
-        app_version: the client's app version, or None.
-        transport: the name of the transport.
-        protocol: the encoding of the messages.
+    Raises:
+        ConfigError: if a value is not one of these.
 
-    >>> info = ConnectionInfo(b'{"transport":"sse","protocol":"json","meta":{"plan":"pro"}}')
-    >>> info.transport, info.meta
-    ('sse', {'plan': 'pro'})
-    >>> info
-    ConnectionInfo(app_name=None, app_version=None, transport='sse', protocol='json')
+    >>> SessionLimit(5, policy="evict_oldest")
+    SessionLimit(max_sessions=5, policy='evict_oldest', per_app=False)
     """
 
-    app_name: str | None
-    app_version: str | None
-    transport: str
-    protocol: str
-    _meta: bytes | None = field(repr=False)
+    max_sessions: int
+    policy: LimitPolicy = field(default="reject", kw_only=True)
+    per_app: bool = field(default=False, kw_only=True)
 
-    def __init__(self, prepared: bytes) -> None:
-        # `meta` is the last member, and no JSON string holds an unescaped quote: the first match
-        # is the member itself.
-        facts, found, meta = prepared.partition(_META)
-        members = loads(facts + b"}" if found else facts)
-        if not isinstance(members, dict):
-            raise JSONError("not the prepared JSON of a connection")
-        for name in ("app_name", "app_version", "transport", "protocol"):
-            object.__setattr__(self, name, members.get(name))
-        object.__setattr__(self, "_meta", meta[:-1] if found else None)
-
-    @property
-    def meta(self) -> JSON:
-        """The private metadata, parsed anew at each use; None where there is none."""
-        return None if self._meta is None else loads(self._meta)
-
-    @staticmethod
-    def prepare(request: ConnectRequest, identity: Identity) -> bytes:
-        """The JSON of a new session, made once: unset members are absent, `meta` stands last."""
-        names = {"app_name": request.name, "app_version": request.version}
-        facts = {name: value for name, value in names.items() if value}
-        head = dumps(facts | {"transport": request.transport, "protocol": request.protocol})
-        return head if identity.meta_json is None else head[:-1] + _META + identity.meta_json + b"}"
+    def __post_init__(self) -> None:
+        if isinstance(self.max_sessions, bool) or not isinstance(self.max_sessions, int):
+            raise ConfigError("max_sessions must be a whole number")
+        if self.max_sessions < 1:
+            raise ConfigError("max_sessions must be 1 at least; for no limit, give no SessionLimit")
+        if self.policy not in get_args(LimitPolicy):
+            raise ConfigError(f"policy must be one of {', '.join(get_args(LimitPolicy))}")

@@ -8,15 +8,28 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 import uuid
 import weakref
+from collections.abc import Callable, Iterator
 from functools import cache
+from math import ceil
 
-from .registry import Registry
+from .errors import DisconnectCode, InvalidValue
+from .models import Disconnect
+from .registry import Registry, tell_all
 
-__all__ = ["ClientIds", "Node"]
+__all__ = ["EXPIRED", "SHUTDOWN", "ClientIds", "Node"]
+
+EXPIRED = Disconnect.of(DisconnectCode.CONNECTION_EXPIRED)
+SHUTDOWN = Disconnect.of(DisconnectCode.SHUTDOWN)
 
 _BATCH = 256
+_LEAST_ENDED = 100
+_PAUSE = 0.1
+_POLL = 0.01
+_FOREVER = 1e9
 
 
 class ClientIds:
@@ -54,13 +67,20 @@ def _draw_batch() -> list[str]:
 class Node:
     """The state of one node.
 
+    Args:
+        clock: tells this moment in seconds since the epoch.
+
     Attributes:
         id: the node's own ID, a random UUID.
+        clock: as given.
         registry: the sessions it holds.
+        lock: held by whoever decides and changes the registry in one act.
         client_ids: where client IDs come from.
+        draining: whether new sessions are refused.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
         self._begin()
         _nodes.add(self)
         _watch_forks()
@@ -68,7 +88,50 @@ class Node:
     def _begin(self) -> None:
         self.id = str(uuid.uuid4())
         self.registry = Registry()
+        self.lock = threading.Lock()
         self.client_ids = ClientIds()
+        self.draining = False
+
+    def expire(self) -> None:
+        """Tell the sessions whose time is up to end, with 3005 `connection expired`."""
+        with self.lock:
+            tells = self.registry.take(self.registry.expired(self.clock()))
+        tell_all(tells, EXPIRED)
+
+    def drain(self, timeout: float) -> Iterator[float]:
+        """Refuse new sessions, and end the open ones with 3001, in batches over the time given.
+
+        Few are ended at once; many are spread over four fifths of the time, so that not all their
+        clients come back to other servers in the same moment.
+
+        Yields:
+            How many seconds to wait before going on.
+
+        Raises:
+            InvalidValue: if `timeout` is no number.
+        """
+        left = _seconds(timeout)
+        with self.lock:
+            # Whoever is registered before this is among them, and nobody is after it.
+            self.draining = True
+            clients = self.registry.clients()
+        size = max(_LEAST_ENDED, ceil(len(clients) * _PAUSE / max(_PAUSE, left * 0.8)))
+        for start in range(0, len(clients), size):
+            if start:
+                left -= _PAUSE
+                yield _PAUSE
+            with self.lock:
+                tells = self.registry.take(clients[start : start + size])
+            tell_all(tells, SHUTDOWN)
+        while self.registry.counts()[0] and left > 0:
+            left -= _POLL
+            yield _POLL
+
+
+def _seconds(timeout: object) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout != timeout:
+        raise InvalidValue("timeout must be a number of seconds")
+    return min(timeout, _FOREVER)
 
 
 _nodes: weakref.WeakSet[Node] = weakref.WeakSet()

@@ -1,22 +1,30 @@
 """The sessions that this process holds.
 
-1. `_entries` holds the prepared JSON of each session as `{user: {client: bytes}}`, and nothing
-   else: plain strings and bytes, which the garbage collector need not walk.
+1. `_records` holds the record of each session as `{user: {client: bytes}}`, and nothing else:
+   plain strings and bytes, which the garbage collector need not walk.
 2. `_tell` holds how each client is told to end, or None once it was told: the first disconnect
    wins. A client is in both tables or in neither.
-3. A user without sessions is not in `_entries`.
-4. One lock guards both. Under it, tables are changed or copied; nobody else's code runs.
+3. `_tokens` holds the clients of each token ID, `_seen` when a client was last heard of,
+   `_deadlines` when it expires, `_farewells` who waits for it to go: of clients that are held, and
+   that have such a thing.
+4. A user without sessions is not in `_records`, a token without sessions not in `_tokens`.
+5. A client that was told has no deadline: there is nothing left to tell it.
+6. One lock guards all. Under it, tables are changed or copied; nobody else's code runs.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TypeAlias
 
+from .deadlines import Deadlines
+from .errors import InvalidValue
 from .models import Disconnect
+from .records import facts_of, wire_of
 
-__all__ = ["Registry", "Tell", "connections_json"]
+__all__ = ["Registry", "Tell", "connections_json", "tell_all"]
 
 Tell: TypeAlias = Callable[[Disconnect], None]
 """How a connection is told to end: called at most once, from any thread; never blocks or raises."""
@@ -26,100 +34,212 @@ class Registry:
     """An empty registry; every method may be called from any thread.
 
     >>> registry = Registry()
-    >>> registry.add("42", "c1", b"{}", print)
-    >>> registry.entries("42")
-    {'c1': b'{}'}
-    >>> registry.disconnect("42", Disconnect(4001))
-    Disconnect(code=4001, reason='')
-    ['c1']
+    >>> registry.add("42", "c1", b'{}\\n{"connected_at":0}', print)
+    >>> registry.records("42")
+    {'c1': b'{}\\n{"connected_at":0}'}
+    >>> registry.take(["c1"]) == [print], registry.take(["c1"])
+    (True, [])
     """
 
     def __init__(self) -> None:
-        self._entries: dict[str, dict[str, bytes]] = {}
+        self._records: dict[str, dict[str, bytes]] = {}
         self._tell: dict[str, Tell | None] = {}
+        self._tokens: dict[str, dict[str, None]] = {}
+        self._seen: dict[str, float] = {}
+        self._deadlines = Deadlines()
+        self._farewells: dict[str, list[Callable[[], None]]] = {}
         self._lock = threading.Lock()
 
-    def add(self, user: str, client: str, entry: bytes, tell: Tell) -> None:
-        """Register a session with its prepared JSON.
+    def add(
+        self,
+        user: str,
+        client: str,
+        record: bytes,
+        tell: Tell,
+        *,
+        token_id: str | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Register a session.
+
+        Args:
+            user: whose it is.
+            client: its ID.
+            record: its record.
+            tell: how it is told to end.
+            token_id: the ID of its token, as in the record.
+            deadline: when it expires for good, on the clock of `expired`.
 
         Raises:
-            ValueError: if the client is registered already; nothing is changed.
+            InvalidValue: if the client is registered already; nothing is changed.
         """
         with self._lock:
             if client in self._tell:
-                raise ValueError(f"client {client} is registered already")
+                raise InvalidValue(f"client {client} is registered already")
             self._tell[client] = tell
-            self._entries.setdefault(user, {})[client] = entry
+            self._records.setdefault(user, {})[client] = record
+            self._index(client, token_id, deadline)
+
+    def replace(
+        self,
+        user: str,
+        client: str,
+        record: bytes,
+        *,
+        token_id: str | None,
+        deadline: float | None,
+    ) -> None:
+        """Give a session another record, token and deadline; one that is gone stays gone."""
+        with self._lock:
+            held = self._records.get(user, {}).get(client)
+            if held is not None:
+                self._forget_token(held, client)
+                self._records[user][client] = record
+                self._index(client, token_id, deadline)
 
     def remove(self, user: str, client: str) -> bool:
         """Forget a session; whether it was there."""
         with self._lock:
-            entries = self._entries.get(user)
-            if entries is None or entries.pop(client, None) is None:
+            records = self._records.get(user, {})
+            record = records.pop(client, None)
+            if record is None:
                 return False
+            if not records:
+                del self._records[user]
             del self._tell[client]
-            if not entries:
-                del self._entries[user]
-            return True
+            self._seen.pop(client, None)
+            self._deadlines.discard(client)
+            self._forget_token(record, client)
+            farewells = self._farewells.pop(client, ())
+        for farewell in farewells:
+            farewell()
+        return True
 
-    def entries(self, user: str) -> dict[str, bytes]:
-        """A copy of the prepared JSON of a user's sessions, by client ID, oldest first."""
+    def records(self, user: str) -> dict[str, bytes]:
+        """A copy of the records of a user's sessions, by client ID, oldest first."""
         with self._lock:
-            return dict(self._entries.get(user, ()))
+            return dict(self._records.get(user, ()))
 
-    def disconnect(
-        self,
-        user: str,
-        disconnect: Disconnect,
-        *,
-        client: str | None = None,
-        whitelist: Collection[str] = (),
-    ) -> list[str]:
-        """Tell a user's sessions to end; which client IDs were told, and were not told before.
+    def open(self, user: str) -> dict[str, bytes]:
+        """As `records`, without the sessions that were told to end."""
+        with self._lock:
+            records = self._records.get(user, {})
+            return {client: record for client, record in records.items() if self._tell[client]}
 
-        Args:
-            user: whose sessions.
-            disconnect: how they end.
-            client: only this one; None is all of them.
-            whitelist: client IDs to leave alone.
+    def of_token(self, token_id: str) -> list[str]:
+        """The clients of a token."""
+        with self._lock:
+            return list(self._tokens.get(token_id, ()))
+
+    def touch(self, client: str, now: float) -> None:
+        """Note that a client was heard of."""
+        with self._lock:
+            if client in self._tell:
+                self._seen[client] = now
+
+    def seen(self, clients: Iterable[str]) -> dict[str, float]:
+        """When each of these clients was last heard of; those that never were are left out."""
+        with self._lock:
+            return {client: self._seen[client] for client in clients if client in self._seen}
+
+    def take(self, clients: Iterable[str]) -> list[Tell]:
+        """Mark sessions as told to end, and give how to tell those that were not told before.
+
+        Call what it gives as soon as no lock is held.
         """
         with self._lock:
-            held: Iterable[str] = self._entries.get(user, ())
-            if client is not None:
-                held = (client,) if client in held else ()
-            told = self._take([client for client in held if client not in whitelist])
-        return _tell_all(told, disconnect)
+            taken = {
+                client: tell for client in clients if (tell := self._tell.get(client)) is not None
+            }
+            self._tell.update(dict.fromkeys(taken))
+            for client in taken:
+                self._deadlines.discard(client)
+        return list(taken.values())
 
-    def disconnect_all(self, disconnect: Disconnect) -> list[str]:
-        """Tell every session of this process to end; which were told, and were not told before."""
+    def expired(self, now: float) -> list[str]:
+        """Take the clients whose deadline is reached; each is given once."""
         with self._lock:
-            told = self._take(self._tell)
-        return _tell_all(told, disconnect)
+            return self._deadlines.due(now)
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When the next session expires."""
+        with self._lock:
+            return self._deadlines.next
+
+    def when_gone(self, clients: Collection[str], farewell: Callable[[], None]) -> int:
+        """Have `farewell` called once for each of these clients that is held, when it goes.
+
+        Returns:
+            How many times it will be called. It must not block or raise.
+        """
+        with self._lock:
+            held = [client for client in clients if client in self._tell]
+            for client in held:
+                self._farewells.setdefault(client, []).append(farewell)
+            return len(held)
+
+    def forget_farewell(self, clients: Collection[str], farewell: Callable[[], None]) -> None:
+        """Take back what `when_gone` was given."""
+        with self._lock:
+            for client in clients:
+                farewells = self._farewells.get(client, [])
+                if farewell in farewells:
+                    farewells.remove(farewell)
+                    if not farewells:
+                        del self._farewells[client]
+
+    def held(self, clients: Iterable[str]) -> frozenset[str]:
+        """Those of these clients that are registered."""
+        with self._lock:
+            return frozenset(client for client in clients if client in self._tell)
+
+    def clients(self) -> list[str]:
+        """All clients, oldest first."""
+        with self._lock:
+            return list(self._tell)
 
     def counts(self) -> tuple[int, int]:
         """How many sessions there are, and of how many users."""
         with self._lock:
-            return len(self._tell), len(self._entries)
+            return len(self._tell), len(self._records)
 
-    def _take(self, clients: Iterable[str]) -> dict[str, Tell]:
-        told = {client: tell for client in clients if (tell := self._tell[client]) is not None}
-        self._tell.update(dict.fromkeys(told))
-        return told
+    def _index(self, client: str, token_id: str | None, deadline: float | None) -> None:
+        self._deadlines.set(client, deadline)
+        if token_id is not None:
+            self._tokens.setdefault(token_id, {})[client] = None
+
+    def _forget_token(self, record: bytes, client: str) -> None:
+        # Sessions without a token need no parsing.
+        token_id = facts_of(record).token_id if b'"token_id":' in record else None
+        if token_id is not None:
+            clients = self._tokens[token_id]
+            del clients[client]
+            if not clients:
+                del self._tokens[token_id]
 
 
-def _tell_all(told: Mapping[str, Tell], disconnect: Disconnect) -> list[str]:
-    for tell in told.values():
-        tell(disconnect)
-    return list(told)
+def tell_all(tells: Sequence[Tell], disconnect: Disconnect) -> None:
+    """Tell each of them to end, the first one first.
+
+    A `close` of the app may raise what ends a program, such as KeyboardInterrupt. It goes on from
+    here once all are told: each was marked as told before, and nobody would ever tell it again.
+
+    >>> tell_all([print], Disconnect(4001))
+    Disconnect(code=4001, reason='')
+    """
+    with ExitStack() as rest:
+        for tell in reversed(tells):
+            rest.callback(tell, disconnect)
 
 
-def connections_json(entries: Mapping[str, bytes]) -> bytes:
-    """One JSON object of prepared entries by client ID.
+def connections_json(records: Mapping[str, bytes]) -> bytes:
+    """One JSON object of what lists show, by client ID.
 
     Client IDs are UUIDs, made here and never taken from outside, so that they need no escaping.
 
-    >>> connections_json({"c1": b"{}", "c2": b"{}"})
-    b'{"c1":{},"c2":{}}'
+    >>> connections_json({"c1": b'{}\\n{"connected_at":0}'})
+    b'{"c1":{}}'
     """
-    pieces = [b'"%b":%b' % (client.encode(), entry) for client, entry in entries.items()]
+    pieces = [b'"%b":%b' % (client.encode(), wire_of(record)) for client, record in records.items()]
     return b"{%b}" % b",".join(pieces)

@@ -165,7 +165,7 @@ class TokenVerifier:
     >>> secret = "a secret of thirty-two bytes or more"
     >>> verifier = TokenVerifier(Key(secret, algorithm="HS256"))
     >>> verifier.verify(jwt.encode({"sub": "42", "exp": 2000000000}, secret), now=1700000000)
-    Identity(user='42', token_id=None, issued_at=None, expire_at=2000000000)
+    Identity(user='42', issued_at=None, expire_at=2000000000)
     """
 
     __slots__ = ("_rules", "_signatures")

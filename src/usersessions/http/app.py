@@ -15,13 +15,15 @@ from .base import Response, text
 from .connection import HTTP_STREAM, SSE
 from .connection import read_request as read_connect_request
 from .lifespan import lifespan
+from .own_sessions import OwnSessionsApi
 
 __all__ = ["PATHS", "WEBSOCKET_PATH", "UserSessionsApp"]
 
 _API = "/api"
+_OWN = "/sessions"
 _STREAMS = {f"/connection/{transport.name}": transport for transport in (HTTP_STREAM, SSE)}
 
-PATHS = (_API, f"{_API}/{{method}}", *_STREAMS)
+PATHS = (_API, f"{_API}/{{method}}", _OWN, f"{_OWN}/{{client}}", *_STREAMS)
 """The paths that are served over HTTP, as routers write them."""
 
 WEBSOCKET_PATH = "/connection/uni_websocket"
@@ -41,6 +43,8 @@ class UserSessionsApp:
         ping_interval: seconds of silence before a ping on a stream, from 1 to 3600.
         allowed_origins: origins whose pages may connect without a token, such as
             `"https://app.example.com"`; the page's own host always may.
+        trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`, so
+            that lists show the client's address; 0 believes no such header.
 
     Raises:
         ConfigError: if a value is outside of its bounds.
@@ -55,13 +59,22 @@ class UserSessionsApp:
         api_keys: Iterable[str] = (),
         ping_interval: int = 25,
         allowed_origins: Collection[str] = (),
+        trusted_hops: int = 0,
     ) -> None:
         if type(ping_interval) is not int or not 1 <= ping_interval <= 3600:
             raise ConfigError("ping_interval must be a whole number of seconds from 1 to 3600")
+        if not isinstance(trusted_hops, int) or trusted_hops < 0:
+            raise ConfigError("trusted_hops must be a whole number of proxies, 0 at least")
         self._sessions = sessions
-        self._api = ServerApi(sessions.operations, ApiKeys(api_keys))
+        self._answers: dict[str, ServerApi | OwnSessionsApi] = {
+            _API: ServerApi(sessions.operations, ApiKeys(api_keys)),
+            _OWN: OwnSessionsApi(sessions.operations),
+        }
         self._streams = StreamServer(
-            sessions, ping_interval=ping_interval, allowed_origins=_origins(allowed_origins)
+            sessions,
+            ping_interval=ping_interval,
+            allowed_origins=_origins(allowed_origins),
+            trusted_hops=trusted_hops,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,13 +98,14 @@ class UserSessionsApp:
                 await send_response(message, send)
             else:
                 await self._streams.http(
-                    message, request.headers, transport, receive=receive, send=send
+                    message, request.headers, transport, scope=scope, receive=receive, send=send
                 )
             return
-        root, _, method = path[1:].partition("/")
-        if f"/{root}" == _API and "/" not in method:
+        root, _, name = path[1:].partition("/")
+        answer = self._answers.get(f"/{root}")
+        if answer is not None and "/" not in name:
             request = await read_request(scope, receive)
-            response = await self._sessions.run(self._api(request, method or None))
+            response = await self._sessions.run(answer(request, name or None))
         else:
             response = text(404, "nothing is served at this path")
         await send_response(response, send)

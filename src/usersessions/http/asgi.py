@@ -30,7 +30,7 @@ from ..transports.unidirectional import (
 )
 from ..version import __version__
 from .base import MAX_BODY_BYTES, Request, Response
-from .connection import STREAM_HEADERS, WEBSOCKET, check_origin
+from .connection import STREAM_HEADERS, WEBSOCKET, check_origin, remote_address
 
 __all__ = [
     "ASGIApp",
@@ -128,6 +128,7 @@ class StreamServer:
         sessions: where they are registered.
         ping_interval: seconds of silence before a ping.
         allowed_origins: see `check_origin`.
+        trusted_hops: see `remote_address`.
     """
 
     def __init__(
@@ -136,10 +137,12 @@ class StreamServer:
         *,
         ping_interval: int,
         allowed_origins: Collection[str],
+        trusted_hops: int,
     ) -> None:
         self._sessions = sessions
         self._ping_interval = ping_interval
         self._allowed_origins = allowed_origins
+        self._trusted_hops = trusted_hops
 
     async def http(
         self,
@@ -147,6 +150,7 @@ class StreamServer:
         headers: Mapping[str, str],
         transport: Transport,
         *,
+        scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
@@ -166,7 +170,9 @@ class StreamServer:
 
         head = {"content-type": transport.media_type, **STREAM_HEADERS}
         await _written(_start(send, 200, head))
-        disconnect = await self._hold(message, headers, transport, write=write, left=left)
+        disconnect = await self._hold(
+            message, headers, transport, peer=_peer(scope), write=write, left=left
+        )
         await _written(write(disconnect_frame(disconnect), more=False))
 
     async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,7 +202,9 @@ class StreamServer:
         except ConnectRefused as refused:
             disconnect = _disconnect(refused)
         else:
-            disconnect = await self._hold(message, headers, WEBSOCKET, write=write, left=left)
+            disconnect = await self._hold(
+                message, headers, WEBSOCKET, peer=_peer(scope), write=write, left=left
+            )
         await _written(end(disconnect))
 
     async def _hold(
@@ -205,21 +213,28 @@ class StreamServer:
         headers: Mapping[str, str],
         transport: Transport,
         *,
+        peer: str | None,
         write: Callable[[bytes], Awaitable[None]],
         left: Callable[[], Awaitable[None]],
     ) -> Disconnect:
         operations = self._sessions.operations
-        request = message.request(operations.node.client_ids.draw(), transport, headers)
+        request = message.request(
+            operations.node.client_ids.draw(),
+            transport,
+            headers,
+            remote_addr=remote_address(peer, headers, trusted_hops=self._trusted_hops),
+        )
         try:
             check_origin(message, headers, self._allowed_origins)
-            identity = await self._sessions.run(operations.admit(request))
-            async with self._sessions.hold(request, identity) as session:
+            admitted = await self._sessions.run(operations.admit(request))
+            async with self._sessions.hold(admitted) as session:
                 stream = Stream(
                     session.client,
-                    identity,
+                    admitted.identity,
                     version=__version__,
                     ping_interval=self._ping_interval,
                     now=asyncio.get_running_loop().time(),
+                    ttl=admitted.facts.ttl(operations.node.clock()),
                 )
                 return await _carry(stream, session, write=write, left=left)
         except ConnectRefused as refused:
@@ -239,6 +254,11 @@ def _disconnect(refused: ConnectRefused) -> Disconnect:
         # It came from the app, and nobody has looked at its code and reason yet.
         logger.error("a connection was refused with an impossible disconnect: %s", error)
         return Disconnect.of(DisconnectCode.INTERNAL_SERVER_ERROR)
+
+
+def _peer(scope: Scope) -> str | None:
+    client = scope.get("client")
+    return client[0] if client else None
 
 
 async def _in_time(doing: Awaitable[T], *, seconds: float) -> T:
@@ -283,6 +303,7 @@ async def _carry(
                 return closed.result()
             if frame := stream.due(loop.time()):
                 await _written(write(frame))
+                session.touch()
     finally:
         gone.cancel()
 

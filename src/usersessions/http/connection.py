@@ -15,7 +15,15 @@ from ..errors import ConnectRefused, DisconnectCode, InvalidValue
 from ..transports.unidirectional import ConnectMessage, Transport, read_connect
 from .base import MAX_BODY_BYTES, Request, Response, text
 
-__all__ = ["HTTP_STREAM", "SSE", "STREAM_HEADERS", "WEBSOCKET", "check_origin", "read_request"]
+__all__ = [
+    "HTTP_STREAM",
+    "SSE",
+    "STREAM_HEADERS",
+    "WEBSOCKET",
+    "check_origin",
+    "read_request",
+    "remote_address",
+]
 
 HTTP_STREAM = Transport("uni_http_stream", "application/json", after=b"\n")
 SSE = Transport("uni_sse", "text/event-stream", before=b"data: ", after=b"\n\n")
@@ -46,6 +54,29 @@ def read_request(request: Request, transport: Transport) -> ConnectMessage | Res
         return read_connect(body)
     except InvalidValue as error:
         return text(400, str(error))
+
+
+def remote_address(
+    peer: str | None, headers: Mapping[str, str], *, trusted_hops: int
+) -> str | None:
+    """The client's address, for lists.
+
+    Args:
+        peer: the other end of the TCP connection.
+        headers: the headers of the HTTP request.
+        trusted_hops: how many proxies stand in front, each of which adds the address that it was
+            asked from to `X-Forwarded-For`; what stands further left there, anyone can write.
+
+    >>> headers = {"x-forwarded-for": "6.6.6.6, 192.0.2.7"}
+    >>> remote_address("10.0.0.1", headers, trusted_hops=0)
+    '10.0.0.1'
+    >>> remote_address("10.0.0.1", headers, trusted_hops=1)
+    '192.0.2.7'
+    """
+    chain = headers.get("x-forwarded-for", "").split(",")
+    if trusted_hops and len(chain) >= trusted_hops:
+        peer = chain[-trusted_hops].strip() or peer
+    return peer
 
 
 def check_origin(

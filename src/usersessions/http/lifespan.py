@@ -38,6 +38,8 @@ async def lifespan(sessions: AsyncUserSessions) -> AsyncGenerator[None, None]:
     before they start an app. Only the main thread can hear signals: where the server runs in
     another, await `sessions.aclose()` before you stop it.
     """
+    # One app may be served again, in tests for instance; what drained before may serve anew.
+    sessions.operations.node.draining = False
     relay = _SignalRelay(sessions)
     relay.begin()
     try:

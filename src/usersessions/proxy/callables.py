@@ -7,13 +7,13 @@ developers would be left with a bare 3004.
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from ..callbacks import is_async
 from ..errors import ConfigError, ConnectRefused, DisconnectCode
 from ..flows import Flow, Reply, Request
 from ..models import ConnectRequest, Disconnect, Identity
@@ -97,7 +97,7 @@ class CallableProxy(ConnectProxy):
     @property
     def is_async(self) -> bool:
         """Whether the callable is known to be async."""
-        return _is_async(self._decide)
+        return is_async(self._decide)
 
     def decide(self, request: ConnectRequest) -> Flow[Identity]:
         """Ask the callable.
@@ -140,7 +140,7 @@ async def call_awaited(call: Call) -> Called | CallFailed:
     """
     # `_invoke` turns exceptions into replies inside of the thread: a StopIteration could not
     # cross over to the event loop.
-    returned = _invoke(call) if _is_async(call.decide) else await asyncio.to_thread(_invoke, call)
+    returned = _invoke(call) if is_async(call.decide) else await asyncio.to_thread(_invoke, call)
     if isinstance(returned, (Called, CallFailed)):
         return returned
     try:
@@ -168,14 +168,6 @@ def _returned(value: object) -> Called | CallFailed:
     if isinstance(value, (Identity, Disconnect)):
         return Called(value)
     return CallFailed(f"returned {type(value).__name__}, not an Identity or a Disconnect")
-
-
-def _is_async(function: object) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - the method itself, of an object
-    )
 
 
 def as_proxy(proxy: ConnectProxy | ConnectCallable) -> ConnectProxy:

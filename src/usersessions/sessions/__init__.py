@@ -4,6 +4,8 @@ The two have the same methods, and a test holds them to it; the logic is in `ope
 """
 
 from .aio import AsyncUserSessions
+from .aio_own import AsyncOwnSessions
 from .blocking import UserSessions
+from .blocking_own import OwnSessions
 
-__all__ = ["AsyncUserSessions", "UserSessions"]
+__all__ = ["AsyncOwnSessions", "AsyncUserSessions", "OwnSessions", "UserSessions"]

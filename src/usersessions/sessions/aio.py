@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Collection, Mapping
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from ..callbacks import call_awaited as call_back
+from ..callbacks import call_soon
 from ..dispatch import dispatch
-from ..errors import ConnectRefused, DisconnectCode
+from ..errors import ConnectRefused, InvalidValue
 from ..fetch import Fetch
 from ..flows import Flow, Reply, Request, arun
 from ..live import AsyncClose, AsyncSession
-from ..models import ConnectionInfo, ConnectRequest, Disconnect, Identity
-from ..operations import Operations
+from ..models import ConnectRequest, Disconnect, Identity, SessionLimit
+from ..operations import Admitted, Operations
+from ..own_sessions import Caller, OwnOperations
 from ..proxy import Call, ConnectCallable, ConnectProxy, as_proxy, call_awaited
+from ..records import ConnectionInfo
 from ..stores.base import AsyncStore, StoreRequest
 from ..stores.memory import MemoryStore
 from ..strictjson import JSON
 from ..tokens import Verifier
+from .aio_control import AsyncControl
+from .aio_own import AsyncOwnSessions
+from .expiry import LoopExpiry
 
 if TYPE_CHECKING:
     from ..fetchers import AsyncFetcher
@@ -28,10 +35,13 @@ __all__ = ["AsyncUserSessions"]
 
 T = TypeVar("T")
 
-_POLL = 0.01
+OnConnect: TypeAlias = "Callable[[AsyncSession], Awaitable[None] | None]"
+OnDisconnect: TypeAlias = "Callable[[AsyncSession, Disconnect, float], Awaitable[None] | None]"
+
+logger = logging.getLogger("usersessions.sessions")
 
 
-class AsyncUserSessions:
+class AsyncUserSessions(AsyncControl):
     """The sessions of your users, for asyncio: FastAPI, Starlette, aiohttp, Django's async views.
 
     Args:
@@ -40,9 +50,15 @@ class AsyncUserSessions:
             `HttpConnectProxy`; None refuses them.
         store: where sessions are; None is a `MemoryStore` of its own, for this process alone.
         allow_anonymous: whether a connection of the user `""` is let in.
+        limit: how many sessions a user may have at once; None is any number.
+        on_connect: called with each session once it is registered; it may be async.
+        on_disconnect: called with each session after it is gone, the `Disconnect` it ended with
+            (3000 where the connection just went), and how many seconds it lived; it may be async.
+        end_others_min_age: how old a login has to be to end other sessions of its user by `own`, in
+            seconds; 0 is any age.
 
     Raises:
-        ConfigError: if `connect_proxy` is not a proxy.
+        ConfigError: if `connect_proxy` is not a proxy, or another value cannot work.
 
     >>> sessions = AsyncUserSessions()
     >>> async def serve():
@@ -59,6 +75,10 @@ class AsyncUserSessions:
         connect_proxy: ConnectProxy | ConnectCallable | None = None,
         store: AsyncStore | None = None,
         allow_anonymous: bool = False,
+        limit: SessionLimit | None = None,
+        on_connect: OnConnect | None = None,
+        on_disconnect: OnDisconnect | None = None,
+        end_others_min_age: float = 0.0,
     ) -> None:
         proxy = None if connect_proxy is None else as_proxy(connect_proxy)
         self._store: AsyncStore = MemoryStore() if store is None else store
@@ -67,9 +87,14 @@ class AsyncUserSessions:
             verifier=verifier,
             connect_proxy=proxy,
             allow_anonymous=allow_anonymous,
+            limit=limit,
+            end_others_min_age=end_others_min_age,
         )
+        self._on_connect = on_connect
+        self._on_disconnect = on_disconnect
+        self._expiry = LoopExpiry(self._store.node)
+        self._keeper = _Keeper(self)
         self._fetcher: AsyncFetcher | None = None
-        self._closed = False
 
     @asynccontextmanager
     async def connect(
@@ -84,6 +109,8 @@ class AsyncUserSessions:
         app_version: str | None = None,
         data: JSON = None,
         headers: Mapping[str, str] | None = None,
+        remote_addr: str | None = None,
+        user_agent: str | None = None,
         close: AsyncClose | None = None,
     ) -> AsyncGenerator[AsyncSession, None]:
         """Hold a session: registered inside the block, gone after it, whatever ends the block.
@@ -101,6 +128,8 @@ class AsyncUserSessions:
             app_version: the client's app version.
             data: any JSON value from the client, for the connect proxy.
             headers: HTTP headers from the client, names in lower case, for the connect proxy.
+            remote_addr: the client's address, for lists.
+            user_agent: what the client says it is, for lists.
             close: told the `Disconnect` when the session has to end; it makes the connection end,
                 so that the block ends. It may be async; or await `session.closed` instead.
 
@@ -112,7 +141,7 @@ class AsyncUserSessions:
         >>> sessions = AsyncUserSessions()
         >>> async def serve():
         ...     async with sessions.connect(user="42", transport="websocket") as session:
-        ...         await sessions.disconnect("42")
+        ...         await sessions.disconnect("42", timeout=0)
         ...         return await session.closed
         >>> asyncio.run(serve())
         Disconnect(code=3503, reason='force disconnect')
@@ -126,25 +155,55 @@ class AsyncUserSessions:
             version=app_version,
             data=data,
             headers=headers or {},
+            remote_addr=remote_addr,
+            user_agent=user_agent,
         )
         admitted = await self.run(self.operations.admit(request, identity=identity, user=user))
-        async with self.hold(request, admitted, close=close) as session:
+        async with self.hold(admitted, close=close) as session:
             yield session
 
     @asynccontextmanager
     async def hold(
-        self, request: ConnectRequest, identity: Identity, *, close: AsyncClose | None = None
+        self, admitted: Admitted, *, close: AsyncClose | None = None
     ) -> AsyncGenerator[AsyncSession, None]:
-        """Hold the session of a connection that was admitted; `connect` does both."""
-        if self._closed:
-            raise ConnectRefused(DisconnectCode.SHUTDOWN)
-        session = AsyncSession(request.client, identity, close)
+        """Hold the session of a connection that was admitted; `connect` does both.
+
+        Raises:
+            ConnectRefused: if the session may not be; close it with its code and reason.
+            InvalidValue: if it is held already.
+        """
+        client, user = admitted.request.client, admitted.identity.user
+        session = AsyncSession(
+            client,
+            admitted.identity,
+            admitted.facts.connected_at,
+            close=close,
+            keeper=self._keeper,
+        )
         try:
-            await self.run(self.operations.register(request, identity, session.tell))
+            await self.run(self.operations.register(admitted, session.tell))
+        except (ConnectRefused, InvalidValue):
+            # Nothing was registered; under this client ID, another session may be.
+            raise
+        except BaseException:
+            # It may have been registered before a cancellation.
+            self._store.end(user, client)
+            raise
+        try:
+            if admitted.facts.expire_at is not None:
+                self.arm()
+            logger.info(
+                "client %s connected: user %r over %s", client, user, admitted.request.transport
+            )
+            if self._on_connect is not None:
+                await call_back(self._on_connect, session, what="on_connect", client=client)
             yield session
         finally:
-            self._store.end(identity.user, request.client)
-            session.end()
+            held = self._store.end(user, client)
+            ended = session.end()
+            # It is not held here any more where this process was forked meanwhile.
+            if held:
+                self._gone(session, ended)
 
     async def user_connections(self, user: str) -> dict[str, ConnectionInfo]:
         """List a user's connections by client ID, oldest first.
@@ -160,42 +219,40 @@ class AsyncUserSessions:
         >>> asyncio.run(serve())
         [{'plan': 'pro'}]
         """
-        entries = await self.run(self.operations.user_connections(user))
-        return {client: ConnectionInfo(entry) for client, entry in entries.items()}
+        return await self.run(self.operations.user_connections(user))
 
-    async def disconnect(
-        self,
-        user: str,
-        *,
-        client: str | None = None,
-        whitelist: Collection[str] = (),
-        code: int = DisconnectCode.FORCE_DISCONNECT,
-        reason: str | None = None,
-    ) -> tuple[str, ...]:
-        """Tell a user's connections to end, and give the client IDs that were told.
+    async def authenticate(self, token: str) -> Identity:
+        """Say who a token speaks for; the one call for your ordinary endpoints.
 
-        Args:
-            user: whose connections.
-            client: only this one; None is all of them.
-            whitelist: client IDs to leave alone.
-            code: 3000 to 4999; 3000-3499 and 4000-4499 invite the client to reconnect.
-            reason: for people, at most 123 bytes of UTF-8; None is the code's own.
+        Unlike a verifier alone, it refuses what was revoked, invalidated or blocked here.
 
         Raises:
-            InvalidValue: if a value is outside of its bounds.
+            TokenExpired: if the token was good until its `exp`.
+            TokenRevoked: if it, or its user, is kept out.
+            KeysUnavailable: if its keys cannot be fetched now.
+            TokenError: if it is refused for any other reason.
+
+        >>> asyncio.run(AsyncUserSessions().authenticate("not a token"))
+        Traceback (most recent call last):
+        usersessions.errors.TokenError: no token verifier is configured
+        """
+        return await self.run(self.operations.authenticate(token))
+
+    def own(self, caller: Caller) -> AsyncOwnSessions:
+        """A user's own sessions: to list, to end one, to end all others.
+
+        Args:
+            caller: the user's token, or the identity that your app has authenticated.
 
         >>> sessions = AsyncUserSessions()
         >>> async def serve():
-        ...     async with sessions.connect(user="42", transport="websocket") as session:
-        ...         return await sessions.disconnect("42") == (session.client,)
+        ...     async with sessions.connect(user="42", transport="sse", app_name="web") as session:
+        ...         own = await sessions.own(Identity("42")).list(current=session.client)
+        ...         return [(one.app_name, one.current) for one in own]
         >>> asyncio.run(serve())
-        True
+        [('web', True)]
         """
-        return await self.run(
-            self.operations.disconnect(
-                user, client=client, whitelist=whitelist, code=code, reason=reason
-            )
-        )
+        return AsyncOwnSessions(self.run, OwnOperations(self.operations, caller))
 
     async def dispatch(self, body: bytes) -> bytes:
         """Answer raw commands, for a transport of your own; for any bytes, and never an exception.
@@ -214,11 +271,33 @@ class AsyncUserSessions:
         """
         return await self.run(dispatch(self.operations, body))
 
-    async def aclose(self, *, timeout: float = 5.0) -> None:
-        """End all sessions of this process with 3001 `shutdown`, and refuse new ones.
+    async def drain(self, *, timeout: float = 5.0) -> int:
+        """Refuse new sessions, end the open ones with 3001 `shutdown`, and give how many are left.
+
+        Few sessions are ended at once. Many are ended in batches over the time given, so that not
+        all their clients come back to your other servers in the same moment.
 
         Args:
-            timeout: seconds to wait for their blocks to end.
+            timeout: seconds that this may take; it takes less where all sessions are gone.
+
+        Raises:
+            InvalidValue: if `timeout` is no number.
+
+        >>> asyncio.run(AsyncUserSessions().drain())
+        0
+        """
+        for pause in self.operations.node.drain(timeout):
+            await asyncio.sleep(pause)
+        return self.operations.node.registry.counts()[0]
+
+    async def aclose(self, *, timeout: float = 5.0) -> None:
+        """Drain, and release what this object holds: its timer and its HTTP connections.
+
+        Args:
+            timeout: seconds that draining may take.
+
+        Raises:
+            InvalidValue: if `timeout` is no number.
 
         >>> sessions = AsyncUserSessions()
         >>> async def serve():
@@ -229,18 +308,37 @@ class AsyncUserSessions:
         Traceback (most recent call last):
         usersessions.errors.ConnectRefused: connection refused: 3001 shutdown
         """
-        self._closed = True
-        registry = self.operations.node.registry
-        registry.disconnect_all(Disconnect.of(DisconnectCode.SHUTDOWN))
-        deadline = time.monotonic() + timeout
-        while registry.counts()[0] and time.monotonic() < deadline:
-            await asyncio.sleep(_POLL)
+        await self.drain(timeout=timeout)
+        self._expiry.stop()
         if self._fetcher is not None:
             await self._fetcher.aclose()
 
     async def run(self, flow: Flow[T]) -> T:
         """Drive one of this library's flows with what this object holds."""
         return await arun(flow, self._answer)
+
+    def arm(self) -> None:
+        """Have the timer wait for the first session to expire."""
+        self._expiry.arm()
+
+    def _gone(self, session: AsyncSession, disconnect: Disconnect) -> None:
+        lived = max(0.0, self.operations.node.clock() - session.connected_at)
+        logger.info(
+            "client %s ended: user %r, code %d, after %.1f s",
+            session.client,
+            session.user,
+            disconnect.code,
+            lived,
+        )
+        if self._on_disconnect is not None:
+            call_soon(
+                self._on_disconnect,
+                session,
+                disconnect,
+                lived,
+                what="on_disconnect",
+                client=session.client,
+            )
 
     async def _answer(self, request: Request) -> Reply:
         if isinstance(request, StoreRequest):
@@ -258,3 +356,17 @@ class AsyncUserSessions:
 
             self._fetcher = AsyncFetcher()
         return self._fetcher
+
+
+class _Keeper:
+    """What sessions ask of the facade."""
+
+    def __init__(self, sessions: AsyncUserSessions) -> None:
+        self._sessions = sessions
+
+    def touch(self, client: str) -> None:
+        self._sessions._store.touch(client)
+
+    async def rebind(self, client: str, user: str, token: str) -> None:
+        await self._sessions.run(self._sessions.operations.rebind(client, user, token))
+        self._sessions.arm()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from ..callbacks import call_plain, is_async
 from ..dispatch import dispatch
-from ..errors import ConnectRefused, DisconnectCode
+from ..errors import ConfigError, ConnectRefused, InvalidValue
 from ..fetch import Fetch
 from ..flows import Flow, Reply, Request, run
 from ..live import Close, Session
-from ..models import ConnectionInfo, ConnectRequest, Disconnect, Identity
-from ..operations import Operations
+from ..models import ConnectRequest, Disconnect, Identity, SessionLimit
+from ..operations import Admitted, Operations
+from ..own_sessions import Caller, OwnOperations
 from ..proxy import (
     Call,
     ConnectCallable,
@@ -22,10 +25,14 @@ from ..proxy import (
     call_blocking,
     check_blocking,
 )
+from ..records import ConnectionInfo
 from ..stores.base import Store, StoreRequest
 from ..stores.memory import MemoryStore
 from ..strictjson import JSON
 from ..tokens import Verifier
+from .blocking_control import Control
+from .blocking_own import OwnSessions
+from .expiry import ThreadExpiry
 
 if TYPE_CHECKING:
     from ..fetchers import BlockingFetcher
@@ -34,10 +41,13 @@ __all__ = ["UserSessions"]
 
 T = TypeVar("T")
 
-_POLL = 0.01
+OnConnect: TypeAlias = Callable[[Session], None]
+OnDisconnect: TypeAlias = Callable[[Session, Disconnect, float], None]
+
+logger = logging.getLogger("usersessions.sessions")
 
 
-class UserSessions:
+class UserSessions(Control):
     """The sessions of your users, for code that blocks: threads, WSGI apps, scripts.
 
     Args:
@@ -46,9 +56,16 @@ class UserSessions:
             `HttpConnectProxy`; None refuses them.
         store: where sessions are; None is a `MemoryStore` of its own, for this process alone.
         allow_anonymous: whether a connection of the user `""` is let in.
+        limit: how many sessions a user may have at once; None is any number.
+        on_connect: called with each session once it is registered.
+        on_disconnect: called with each session after it is gone, the `Disconnect` it ended with
+            (3000 where the connection just went), and how many seconds it lived.
+        end_others_min_age: how old a login has to be to end other sessions of its user by `own`, in
+            seconds; 0 is any age.
 
     Raises:
-        ConfigError: if `connect_proxy` is not a proxy, or is one that has to be awaited.
+        ConfigError: if `connect_proxy` is not a proxy, one of the callables has to be awaited, or
+            another value cannot work.
 
     >>> sessions = UserSessions()
     >>> with sessions.connect(user="42", transport="websocket", app_name="web") as session:
@@ -65,18 +82,33 @@ class UserSessions:
         connect_proxy: ConnectProxy | ConnectCallable | None = None,
         store: Store | None = None,
         allow_anonymous: bool = False,
+        limit: SessionLimit | None = None,
+        on_connect: OnConnect | None = None,
+        on_disconnect: OnDisconnect | None = None,
+        end_others_min_age: float = 0.0,
     ) -> None:
         proxy = None if connect_proxy is None else as_proxy(connect_proxy)
         check_blocking(proxy)
+        for callback in (on_connect, on_disconnect):
+            if callback is not None and is_async(callback):
+                raise ConfigError(
+                    "UserSessions cannot await: make on_connect and on_disconnect plain functions, "
+                    "or use AsyncUserSessions"
+                )
         self._store: Store = MemoryStore() if store is None else store
         self.operations = Operations(
             self._store.node,
             verifier=verifier,
             connect_proxy=proxy,
             allow_anonymous=allow_anonymous,
+            limit=limit,
+            end_others_min_age=end_others_min_age,
         )
+        self._on_connect = on_connect
+        self._on_disconnect = on_disconnect
+        self._expiry = ThreadExpiry(self._store.node)
+        self._keeper = _Keeper(self)
         self._fetchers: dict[str, BlockingFetcher] = {}
-        self._closed = False
 
     @contextmanager
     def connect(
@@ -91,6 +123,8 @@ class UserSessions:
         app_version: str | None = None,
         data: JSON = None,
         headers: Mapping[str, str] | None = None,
+        remote_addr: str | None = None,
+        user_agent: str | None = None,
         close: Close | None = None,
     ) -> Generator[Session, None, None]:
         """Hold a session: registered inside the block, gone after it, whatever ends the block.
@@ -108,6 +142,8 @@ class UserSessions:
             app_version: the client's app version.
             data: any JSON value from the client, for the connect proxy.
             headers: HTTP headers from the client, names in lower case, for the connect proxy.
+            remote_addr: the client's address, for lists.
+            user_agent: what the client says it is, for lists.
             close: told the `Disconnect` when the session has to end; it makes the connection end,
                 so that the block ends.
 
@@ -118,7 +154,7 @@ class UserSessions:
 
         >>> sessions = UserSessions()
         >>> with sessions.connect(user="42", transport="websocket", close=print) as session:
-        ...     told = sessions.disconnect("42")
+        ...     closed = sessions.disconnect("42", timeout=0)
         Disconnect(code=3503, reason='force disconnect')
         """
         request = ConnectRequest(
@@ -130,25 +166,55 @@ class UserSessions:
             version=app_version,
             data=data,
             headers=headers or {},
+            remote_addr=remote_addr,
+            user_agent=user_agent,
         )
         admitted = self.run(self.operations.admit(request, identity=identity, user=user))
-        with self.hold(request, admitted, close=close) as session:
+        with self.hold(admitted, close=close) as session:
             yield session
 
     @contextmanager
     def hold(
-        self, request: ConnectRequest, identity: Identity, *, close: Close | None = None
+        self, admitted: Admitted, *, close: Close | None = None
     ) -> Generator[Session, None, None]:
-        """Hold the session of a connection that was admitted; `connect` does both."""
-        if self._closed:
-            raise ConnectRefused(DisconnectCode.SHUTDOWN)
-        session = Session(request.client, identity, close)
+        """Hold the session of a connection that was admitted; `connect` does both.
+
+        Raises:
+            ConnectRefused: if the session may not be; close it with its code and reason.
+            InvalidValue: if it is held already.
+        """
+        client, user = admitted.request.client, admitted.identity.user
+        session = Session(
+            client,
+            admitted.identity,
+            admitted.facts.connected_at,
+            close=close,
+            keeper=self._keeper,
+        )
         try:
-            self.run(self.operations.register(request, identity, session.tell))
+            self.run(self.operations.register(admitted, session.tell))
+        except (ConnectRefused, InvalidValue):
+            # Nothing was registered; under this client ID, another session may be.
+            raise
+        except BaseException:
+            # It may have been registered before a cancellation.
+            self._store.end(user, client)
+            raise
+        try:
+            if admitted.facts.expire_at is not None:
+                self.arm()
+            logger.info(
+                "client %s connected: user %r over %s", client, user, admitted.request.transport
+            )
+            if self._on_connect is not None:
+                call_plain(self._on_connect, session, what="on_connect", client=client)
             yield session
         finally:
-            self._store.end(identity.user, request.client)
-            session.end()
+            held = self._store.end(user, client)
+            ended = session.end()
+            # It is not held here any more where this process was forked meanwhile.
+            if held:
+                self._gone(session, ended)
 
     def user_connections(self, user: str) -> dict[str, ConnectionInfo]:
         """List a user's connections by client ID, oldest first.
@@ -162,40 +228,38 @@ class UserSessions:
         ...     [(info.transport, info.meta) for info in sessions.user_connections("42").values()]
         [('sse', {'plan': 'pro'})]
         """
-        entries = self.run(self.operations.user_connections(user))
-        return {client: ConnectionInfo(entry) for client, entry in entries.items()}
+        return self.run(self.operations.user_connections(user))
 
-    def disconnect(
-        self,
-        user: str,
-        *,
-        client: str | None = None,
-        whitelist: Collection[str] = (),
-        code: int = DisconnectCode.FORCE_DISCONNECT,
-        reason: str | None = None,
-    ) -> tuple[str, ...]:
-        """Tell a user's connections to end, and give the client IDs that were told.
+    def authenticate(self, token: str) -> Identity:
+        """Say who a token speaks for; the one call for your ordinary endpoints.
 
-        Args:
-            user: whose connections.
-            client: only this one; None is all of them.
-            whitelist: client IDs to leave alone.
-            code: 3000 to 4999; 3000-3499 and 4000-4499 invite the client to reconnect.
-            reason: for people, at most 123 bytes of UTF-8; None is the code's own.
+        Unlike a verifier alone, it refuses what was revoked, invalidated or blocked here.
 
         Raises:
-            InvalidValue: if a value is outside of its bounds.
+            TokenExpired: if the token was good until its `exp`.
+            TokenRevoked: if it, or its user, is kept out.
+            KeysUnavailable: if its keys cannot be fetched now.
+            TokenError: if it is refused for any other reason.
+
+        >>> UserSessions().authenticate("not a token")
+        Traceback (most recent call last):
+        usersessions.errors.TokenError: no token verifier is configured
+        """
+        return self.run(self.operations.authenticate(token))
+
+    def own(self, caller: Caller) -> OwnSessions:
+        """A user's own sessions: to list, to end one, to end all others.
+
+        Args:
+            caller: the user's token, or the identity that your app has authenticated.
 
         >>> sessions = UserSessions()
-        >>> with sessions.connect(user="42", transport="websocket") as session:
-        ...     sessions.disconnect("42", client=session.client) == (session.client,)
-        True
+        >>> with sessions.connect(user="42", transport="websocket", app_name="web") as session:
+        ...     own = sessions.own(Identity("42")).list(current=session.client)
+        ...     [(one.app_name, one.current) for one in own]
+        [('web', True)]
         """
-        return self.run(
-            self.operations.disconnect(
-                user, client=client, whitelist=whitelist, code=code, reason=reason
-            )
-        )
+        return OwnSessions(self.run, OwnOperations(self.operations, caller))
 
     def dispatch(self, body: bytes) -> bytes:
         """Answer raw commands, for a transport of your own; for any bytes, and never an exception.
@@ -213,11 +277,33 @@ class UserSessions:
         """
         return self.run(dispatch(self.operations, body))
 
-    def close(self, *, timeout: float = 5.0) -> None:
-        """End all sessions of this process with 3001 `shutdown`, and refuse new ones.
+    def drain(self, *, timeout: float = 5.0) -> int:
+        """Refuse new sessions, end the open ones with 3001 `shutdown`, and give how many are left.
+
+        Few sessions are ended at once. Many are ended in batches over the time given, so that not
+        all their clients come back to your other servers in the same moment.
 
         Args:
-            timeout: seconds to wait for their blocks to end.
+            timeout: seconds that this may take; it takes less where all sessions are gone.
+
+        Raises:
+            InvalidValue: if `timeout` is no number.
+
+        >>> UserSessions().drain()
+        0
+        """
+        for pause in self.operations.node.drain(timeout):
+            time.sleep(pause)
+        return self.operations.node.registry.counts()[0]
+
+    def close(self, *, timeout: float = 5.0) -> None:
+        """Drain, and release what this object holds: its timer and its HTTP connections.
+
+        Args:
+            timeout: seconds that draining may take.
+
+        Raises:
+            InvalidValue: if `timeout` is no number.
 
         >>> sessions = UserSessions()
         >>> sessions.close()
@@ -226,18 +312,37 @@ class UserSessions:
         Traceback (most recent call last):
         usersessions.errors.ConnectRefused: connection refused: 3001 shutdown
         """
-        self._closed = True
-        registry = self.operations.node.registry
-        registry.disconnect_all(Disconnect.of(DisconnectCode.SHUTDOWN))
-        deadline = time.monotonic() + timeout
-        while registry.counts()[0] and time.monotonic() < deadline:
-            time.sleep(_POLL)
+        self.drain(timeout=timeout)
+        self._expiry.stop()
         for fetcher in self._fetchers.values():
             fetcher.close()
 
     def run(self, flow: Flow[T]) -> T:
         """Drive one of this library's flows with what this object holds."""
         return run(flow, self._answer)
+
+    def arm(self) -> None:
+        """Have the timer wait for the first session to expire."""
+        self._expiry.arm()
+
+    def _gone(self, session: Session, disconnect: Disconnect) -> None:
+        lived = max(0.0, self.operations.node.clock() - session.connected_at)
+        logger.info(
+            "client %s ended: user %r, code %d, after %.1f s",
+            session.client,
+            session.user,
+            disconnect.code,
+            lived,
+        )
+        if self._on_disconnect is not None:
+            call_plain(
+                self._on_disconnect,
+                session,
+                disconnect,
+                lived,
+                what="on_disconnect",
+                client=session.client,
+            )
 
     def _answer(self, request: Request) -> Reply:
         if isinstance(request, StoreRequest):
@@ -254,3 +359,17 @@ class UserSessions:
 
         # `setdefault` is atomic: two threads never get two fetchers, each with its own thread.
         return self._fetchers.setdefault("only", BlockingFetcher())
+
+
+class _Keeper:
+    """What sessions ask of the facade."""
+
+    def __init__(self, sessions: UserSessions) -> None:
+        self._sessions = sessions
+
+    def touch(self, client: str) -> None:
+        self._sessions._store.touch(client)
+
+    def rebind(self, client: str, user: str, token: str) -> None:
+        self._sessions.run(self._sessions.operations.rebind(client, user, token))
+        self._sessions.arm()

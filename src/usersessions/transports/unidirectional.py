@@ -44,7 +44,12 @@ class ConnectMessage:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def request(
-        self, client: str, transport: Transport, headers: Mapping[str, str]
+        self,
+        client: str,
+        transport: Transport,
+        headers: Mapping[str, str],
+        *,
+        remote_addr: str | None = None,
     ) -> ConnectRequest:
         """What to decide on: this message, with the HTTP headers it came with.
 
@@ -59,6 +64,8 @@ class ConnectMessage:
             version=self.version,
             data=self.data,
             headers={**self.headers, **headers},
+            remote_addr=remote_addr,
+            user_agent=headers.get("user-agent"),
         )
 
 
@@ -121,6 +128,7 @@ class Stream:
         identity: who is behind it; its `data` greets the client.
         version: the server's version, as the client is told it.
         ping_interval: seconds of silence before a ping.
+        ttl: seconds until the session expires; None if it never does.
         now: the time of the connect frame, on a monotonic clock.
 
     >>> stream = Stream("c1", Identity("42"), version="1.0", ping_interval=25, now=100.0)
@@ -131,11 +139,19 @@ class Stream:
     """
 
     def __init__(
-        self, client: str, identity: Identity, *, version: str, ping_interval: int, now: float
+        self,
+        client: str,
+        identity: Identity,
+        *,
+        version: str,
+        ping_interval: int,
+        now: float,
+        ttl: int | None = None,
     ) -> None:
         self._ping_interval = ping_interval
         self.next_deadline = now + ping_interval
-        head = dumps({"client": client, "version": version, "ping": ping_interval})
+        expiry: dict[str, JSON] = {} if ttl is None else {"expires": True, "ttl": ttl}
+        head = dumps({"client": client, "version": version, "ping": ping_interval, **expiry})
         data = b"" if identity.data_json is None else b',"data":' + identity.data_json
         self.connect_frame = b'{"connect":' + head[:-1] + data + b"}}"
 
