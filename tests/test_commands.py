@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.secrecy import said
-from usersessions.commands import DisconnectCommand, UserConnections, read_command
+from usersessions.commands import (
+    DisconnectCommand,
+    RevokeTokenCommand,
+    UserConnections,
+    read_command,
+)
 from usersessions.errors import CommandError, ErrorCode
 from usersessions.models import Disconnect
 from usersessions.strictjson import JSON
@@ -87,7 +92,7 @@ def test_a_disconnect_without_a_reason_has_that_of_its_code(
 
 @pytest.mark.parametrize("method", ["user_connections", "disconnect"])
 def test_members_that_a_method_does_not_know_are_ignored(method: str) -> None:
-    extra: JSON = {"user": "42", "session": "s1", "User": 1, "": None, "meta": {"a": [1]}}
+    extra: JSON = {"user": "42", "sessions": ["s1"], "User": 1, "": None, "meta": {"a": [1]}}
     assert read_command(method, extra) == read_command(method, {"user": "42"})
 
 
@@ -146,6 +151,33 @@ def test_wrong_params_are_a_bad_request_that_says_what_is_wrong(
 )
 def test_a_wrong_member_of_disconnect_is_named(wrong: dict[str, JSON], why: str) -> None:
     assert refusal("disconnect", {"user": "42", **wrong}) == (107, f"bad request: {why}")
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong", "why"),
+    [
+        ("disconnect", {"revoke": "yes"}, "revoke must be true or false"),
+        ("disconnect", {"revoke": 1}, "revoke must be true or false"),
+        ("disconnect", {"session": 7}, "session must be a string"),
+        ("disconnect", {"label_filter": ["device"]}, "label_filter must be an object of strings"),
+        ("refresh", {"expired": "yes"}, "expired must be true or false"),
+        ("refresh", {"expire_at": "1800000000"}, "expire_at must be a number of seconds"),
+        ("refresh", {"expire_at": True}, "expire_at must be a number of seconds"),
+        ("block_user", {"expire_at": []}, "expire_at must be a number of seconds"),
+        ("invalidate_user_tokens", {"expire_at": {}}, "expire_at must be a number of seconds"),
+    ],
+)
+def test_a_wrong_member_of_the_methods_that_control_is_named(
+    method: str, wrong: dict[str, JSON], why: str
+) -> None:
+    assert refusal(method, {"user": "42", **wrong}) == (107, f"bad request: {why}")
+
+
+def test_a_token_is_revoked_by_its_id_which_no_repr_shows() -> None:
+    command = read_command("revoke_token", {"uid": SECRET, "expire_at": 9})
+    assert command == RevokeTokenCommand(SECRET, 9)
+    assert SECRET not in repr(command)
+    assert refusal("revoke_token", {}) == (107, "bad request: uid is missing")
 
 
 @pytest.mark.parametrize(

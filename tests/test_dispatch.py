@@ -29,8 +29,18 @@ SECRET = "s3cret"
 
 
 @pytest.fixture
-def sessions() -> UserSessions:
+def sessions(monkeypatch: pytest.MonkeyPatch) -> UserSessions:
+    # The thread that asks for an end holds the connections here: it would wait for itself.
+    monkeypatch.setattr("usersessions.dispatch.TIMEOUT_SECONDS", 0.0)
     return UserSessions()
+
+
+NOTHING = b'{"result":{"closed":[],"unconfirmed":[],"not_revocable":[]}}'
+
+
+def unconfirmed(*clients: str) -> bytes:
+    ended = {"closed": [], "unconfirmed": clients, "not_revocable": []}
+    return json.dumps({"result": ended}, separators=(",", ":")).encode()
 
 
 def body_of(method: str, sessions: UserSessions, body: bytes) -> bytes:
@@ -86,12 +96,12 @@ def test_a_list_has_an_entry_for_each_connection(sessions: UserSessions) -> None
     assert sessions.dispatch(LIST_42) == NOBODY
 
 
-def test_disconnect_ends_what_it_names_and_its_result_is_empty(sessions: UserSessions) -> None:
+def test_disconnect_ends_what_it_names_and_says_what_became_of_it(sessions: UserSessions) -> None:
     ended: dict[str, Disconnect] = {}
     with (
         sessions.connect(user="42", transport="a", close=lambda how: ended.update(a=how)) as a,
         sessions.connect(user="42", transport="b", close=lambda how: ended.update(b=how)) as b,
-        sessions.connect(user="42", transport="c", close=lambda how: ended.update(c=how)),
+        sessions.connect(user="42", transport="c", close=lambda how: ended.update(c=how)) as c,
         sessions.connect(user="43", transport="d", close=lambda how: ended.update(d=how)),
     ):
 
@@ -99,14 +109,15 @@ def test_disconnect_ends_what_it_names_and_its_result_is_empty(sessions: UserSes
             command = {"method": "disconnect", "params": {"user": "42", **params}}
             return sessions.dispatch(json.dumps(command).encode())
 
-        assert disconnect(client="no such client") == b'{"result":{}}'
+        assert disconnect(client="no such client") == NOTHING
         assert ended == {}
         own = {"code": 4500, "reason": "logged out"}
-        assert disconnect(client=a.client, disconnect=own) == b'{"result":{}}'
+        assert disconnect(client=a.client, disconnect=own) == unconfirmed(a.client)
         assert ended == {"a": Disconnect(4500, "logged out")}
-        assert disconnect(whitelist=[b.client]) == b'{"result":{}}'
+        assert disconnect(whitelist=[b.client]) == unconfirmed(a.client, c.client)
         assert ended.keys() == {"a", "c"}
-        assert disconnect() == disconnect() == b'{"result":{}}'
+        everybody = unconfirmed(a.client, b.client, c.client)
+        assert disconnect() == disconnect() == everybody
         assert ended.keys() == {"a", "b", "c"}
         assert ended["b"] == ended["c"] == Disconnect(3503, "force disconnect")
 
@@ -131,7 +142,7 @@ def test_several_commands_are_answered_one_a_line_in_their_order(sessions: UserS
     assert not_a_command == {
         "error": {"code": 107, "message": "bad request: a command must be an object"}
     }
-    assert ended == {"result": {}}
+    assert ended == json.loads(unconfirmed(session.client))
 
 
 def test_a_body_that_is_not_json_to_its_end_carries_nothing_out(sessions: UserSessions) -> None:
@@ -302,7 +313,7 @@ def test_there_are_as_many_replies_as_commands(several: list[object]) -> None:
 
 def test_a_method_of_the_path_takes_its_params_alone(sessions: UserSessions) -> None:
     assert body_of("user_connections", sessions, b'{"user": "42"}') == NOBODY
-    assert body_of("disconnect", sessions, b'{"user": "42"}') == b'{"result":{}}'
+    assert body_of("disconnect", sessions, b'{"user": "42"}') == NOTHING
     assert error_of(body_of("publish", sessions, b'{"user": "42"}'))[0] == 104
     # What a body says of methods is nothing but an unknown member.
     body = b'{"user": "42", "method": "disconnect", "params": {}}'
@@ -333,7 +344,7 @@ def test_a_batch_is_answered_in_its_order_by_method_or_error(sessions: UserSessi
             {"user_connections": {"connections": {session.client: entry}}},
             {"error": {"code": 104, "message": "method not found"}},
             {"error": {"code": 107, "message": "bad request: user must be a string, not int"}},
-            {"disconnect": {}},
+            {"disconnect": json.loads(unconfirmed(session.client))["result"]},
             {"error": {"code": 107, "message": "bad request: user is missing"}},
             one_method,
             one_method,
@@ -412,7 +423,8 @@ def test_naughty_strings_come_out_as_they_went_in() -> None:
             info = sessions.user_connections(name)[session.client]
             assert (info.app_name, info.app_version) == (name or None, name or None)
             assert (info.transport, info.meta) == (name, meta)
-            assert sessions.disconnect(name, reason=name[:30]) == (session.client,)
+            ended = sessions.disconnect(name, reason=name[:30], timeout=0)
+            assert ended.unconfirmed == (session.client,)
             assert session.disconnect == Disconnect(3503, name[:30])
         assert sessions.dispatch(dumps(command)) == NOBODY
 
@@ -472,3 +484,13 @@ def test_a_repr_says_how_many_keys_there_are_and_no_more() -> None:
     keys = ApiKeys([KEY, OTHER_KEY])
     assert repr(keys) == str(keys) == "ApiKeys(2 keys)"
     assert KEY not in repr(vars(keys))
+
+
+def test_a_body_of_too_many_commands_is_refused_whole(sessions: UserSessions) -> None:
+    assert len(replies(sessions.dispatch(LIST_42 * 256))) == 256
+    assert error_of(sessions.dispatch(LIST_42 * 257)) == (
+        107,
+        "bad request: one body has at most 256 commands",
+    )
+    with pytest.raises(JSONError, match="at most 256 commands"):
+        batch(sessions, b'{"commands": [' + b",".join([b"{}"] * 257) + b"]}")

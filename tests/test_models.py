@@ -10,22 +10,21 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from tests.secrecy import said
-from usersessions.errors import InvalidValue, JSONError
+from usersessions.errors import ConfigError, InvalidValue
 from usersessions.models import (
     MAX_DATA_BYTES,
     MAX_ID_LENGTH,
     MAX_LABELS,
     MAX_REASON_BYTES,
     MAX_TIME,
-    ConnectionInfo,
     ConnectRequest,
     Disconnect,
     Identity,
+    SessionLimit,
     check_id,
+    check_labels,
     check_time,
 )
 from usersessions.strictjson import JSON, dumps, loads
@@ -132,6 +131,10 @@ def test_an_identity_is_a_user_and_by_default_no_more() -> None:
     assert identity.data_json is None
 
 
+def test_an_empty_token_id_is_none() -> None:
+    assert Identity("42", token_id="").token_id is None
+
+
 def test_an_identity_prepares_its_json_once() -> None:
     identity = Identity("42", meta={"plan": "pro", "ü": [1.5, None]}, data=[1, 2])
     assert identity.meta_json == '{"plan":"pro","ü":[1.5,null]}'.encode()
@@ -181,7 +184,7 @@ def test_labels_are_a_few_short_strings_by_name() -> None:
     ("labels", "why"),
     [
         ([(SECRET, SECRET)], "labels must be a mapping, not list"),
-        (None, "labels must be a mapping, not NoneType"),
+        ("", "labels must be a mapping, not str"),
         ({str(number): SECRET for number in range(17)}, "there are more than 16 labels"),
         ({SECRET: 1}, "label must be a string, not int"),
         ({1: SECRET}, "label name must be a string, not int"),
@@ -239,114 +242,6 @@ def test_a_connect_request_is_of_json_and_by_default_of_nothing_else() -> None:
     assert (request.data, request.headers) == (None, {})
 
 
-REQUEST = ConnectRequest("c1", "uni_sse", name="web", version="1.2")
-
-
-@pytest.mark.parametrize(
-    ("request_", "identity", "prepared"),
-    [
-        (
-            REQUEST,
-            Identity("42", meta={"plan": "pro"}),
-            b'{"app_name":"web","app_version":"1.2","transport":"uni_sse","protocol":"json",'
-            b'"meta":{"plan":"pro"}}',
-        ),
-        (
-            ConnectRequest("c1", "websocket", protocol="protobuf"),
-            Identity("42"),
-            b'{"transport":"websocket","protocol":"protobuf"}',
-        ),
-        (
-            ConnectRequest("c1", "sse", name="", version=""),
-            Identity("42", meta=None),
-            b'{"transport":"sse","protocol":"json"}',
-        ),
-        (
-            ConnectRequest("c1", "sse", version="1"),
-            Identity("42", meta=0),
-            b'{"app_version":"1","transport":"sse","protocol":"json","meta":0}',
-        ),
-        (ConnectRequest("c1", "", protocol=""), Identity(""), b'{"transport":"","protocol":""}'),
-    ],
-)
-def test_an_entry_has_exactly_the_members_that_are_set_and_in_this_order(
-    request_: ConnectRequest, identity: Identity, prepared: bytes
-) -> None:
-    assert ConnectionInfo.prepare(request_, identity) == prepared
-
-
-def test_an_entry_says_nothing_but_its_facts_and_meta() -> None:
-    request = ConnectRequest(
-        "c1", "sse", token=SECRET, data={SECRET: SECRET}, headers={"cookie": SECRET}
-    )
-    identity = Identity(
-        SECRET, info=SECRET, data=SECRET, labels={SECRET: SECRET}, token_id=SECRET, expire_at=1
-    )
-    prepared = ConnectionInfo.prepare(request, identity)
-    assert prepared == b'{"transport":"sse","protocol":"json"}'
-
-
-names = (
-    st.none() | st.text(max_size=20) | st.sampled_from([',"meta":', '","meta":', '\\","meta":1'])
-)
-metas = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.just(',"meta":'),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.just("meta") | st.text(max_size=4), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
-
-
-@given(names, names, st.text(min_size=1, max_size=9), metas)
-@example(',"meta":', ',"meta":1}', '"', {"a": 1, "meta": {"x": 0, "meta": ',"meta":'}})
-def test_what_goes_into_an_entry_comes_out_of_it(
-    name: str | None, version: str | None, transport: str, meta: JSON
-) -> None:
-    request = ConnectRequest("c1", transport, name=name, version=version)
-    prepared = ConnectionInfo.prepare(request, Identity("42", meta=meta))
-    info = ConnectionInfo(prepared)
-    assert (info.app_name, info.app_version) == (name or None, version or None)
-    assert (info.transport, info.protocol) == (transport, "json")
-    assert repr(info.meta) == repr(meta)
-    whole = {
-        "app_name": name,
-        "app_version": version,
-        "transport": transport,
-        "protocol": "json",
-        "meta": meta,
-    }
-    unset = {key for key in ("app_name", "app_version") if not whole[key]}
-    unset |= {"meta"} if meta is None else set()
-    assert loads(prepared) == {key: value for key, value in whole.items() if key not in unset}
-
-
-def test_meta_is_made_anew_at_each_use() -> None:
-    info = ConnectionInfo(b'{"transport":"sse","protocol":"json","meta":{"plan":"pro"}}')
-    first = info.meta
-    assert isinstance(first, dict)
-    first.clear()
-    assert info.meta == {"plan": "pro"}
-
-
-def test_connections_are_equal_by_what_they_say() -> None:
-    prepared = ConnectionInfo.prepare(REQUEST, Identity("42", meta=[1]))
-    info = ConnectionInfo(prepared)
-    assert info == ConnectionInfo(prepared)
-    assert hash(info) == hash(ConnectionInfo(prepared))
-    assert info != ConnectionInfo(ConnectionInfo.prepare(REQUEST, Identity("42", meta=[2])))
-    assert info != ConnectionInfo(ConnectionInfo.prepare(REQUEST, Identity("42")))
-    of_another_kind: object = prepared
-    assert info != of_another_kind
-
-
-@pytest.mark.parametrize("prepared", [b"", b"[]", b"1", b'{"a"', b'{"a":1,"a":1}', b"\xff"])
-def test_what_is_no_entry_is_refused(prepared: bytes) -> None:
-    with pytest.raises(JSONError):
-        ConnectionInfo(prepared)
-
-
 RECORDS = [
     Disconnect(4001, "bye"),
     Identity(
@@ -355,7 +250,7 @@ RECORDS = [
         info=SECRET,
         data=[SECRET],
         labels={SECRET: SECRET},
-        token_id="t1",
+        token_id=SECRET,
         issued_at=1,
         expire_at=2,
     ),
@@ -368,13 +263,13 @@ RECORDS = [
         data=SECRET,
         headers={"authorization": SECRET},
     ),
-    ConnectionInfo(ConnectionInfo.prepare(REQUEST, Identity("42", meta=SECRET))),
+    SessionLimit(5, policy="evict_idle"),
 ]
 SHOWN = [
     "Disconnect(code=4001, reason='bye')",
-    "Identity(user='42', token_id='t1', issued_at=1, expire_at=2)",
+    "Identity(user='42', issued_at=1, expire_at=2)",
     "ConnectRequest(client='c1', transport='sse', protocol='json', name='web', version='1.2')",
-    "ConnectionInfo(app_name='web', app_version='1.2', transport='uni_sse', protocol='json')",
+    "SessionLimit(max_sessions=5, policy='evict_idle', per_app=False)",
 ]
 each_record = pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
 
@@ -396,3 +291,36 @@ def test_a_record_is_frozen_and_slotted(record: object) -> None:
 @each_record
 def test_a_record_crosses_to_another_process_whole(record: object) -> None:
     assert pickle.loads(pickle.dumps(record)) == record
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"max_sessions": 0}, "max_sessions must be 1 at least"),
+        ({"max_sessions": 1.0}, "max_sessions must be a whole number"),
+        ({"max_sessions": True}, "max_sessions must be a whole number"),
+        (
+            {"max_sessions": 1, "policy": "evict"},
+            "policy must be one of reject, evict_oldest, evict_idle",
+        ),
+    ],
+)
+def test_a_limit_that_cannot_work_is_refused(values: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        SessionLimit(**values)
+
+
+def test_labels_are_copied() -> None:
+    labels = {"device": "phone"}
+    checked = check_labels(labels)
+    labels.clear()
+    assert checked == {"device": "phone"}
+
+
+@pytest.mark.parametrize("name", ["remote_addr", "user_agent"])
+def test_what_is_there_to_be_read_alone_is_cut_and_not_refused(name: str) -> None:
+    values: dict[str, Any] = {name: "x" * 300}
+    assert getattr(ConnectRequest("c1", "sse", **values), name) == "x" * MAX_ID_LENGTH
+    values = {name: 7}
+    with pytest.raises(InvalidValue, match=f"{name} must be a string, not int"):
+        ConnectRequest("c1", "sse", **values)

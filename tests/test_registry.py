@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,17 +21,19 @@ from hypothesis.stateful import (
 )
 
 from usersessions.models import Disconnect
-from usersessions.registry import Registry, connections_json
+from usersessions.records import Facts
+from usersessions.registry import Registry, Tell, connections_json, tell_all
 
-ENTRY = b'{"transport":"websocket","protocol":"json"}'
+WIRE = b'{"transport":"websocket","protocol":"json"}'
+ENTRY = WIRE + b'\n{"connected_at":0}'
 
 
 def test_a_client_is_listed_from_its_registration_to_its_removal() -> None:
     registry = Registry()
     registry.add("42", "c1", ENTRY, print)
-    assert registry.entries("42") == {"c1": ENTRY}
+    assert registry.records("42") == {"c1": ENTRY}
     assert registry.remove("42", "c1")
-    assert registry.entries("42") == {}
+    assert registry.records("42") == {}
     assert registry.counts() == (0, 0)
 
 
@@ -47,47 +50,113 @@ def test_a_client_cannot_be_registered_twice_not_even_by_another_user() -> None:
     registry = Registry()
     registry.add("42", "c1", ENTRY, print)
     with pytest.raises(ValueError, match="c1 is registered already"):
-        registry.add("43", "c1", b"{}", print)
-    assert registry.entries("42") == {"c1": ENTRY}
-    assert registry.entries("43") == {}
+        registry.add("43", "c1", ENTRY, print)
+    assert registry.records("42") == {"c1": ENTRY}
+    assert registry.records("43") == {}
     assert registry.counts() == (1, 1)
 
 
 def test_a_list_is_a_copy_that_later_changes_do_not_reach() -> None:
     registry = Registry()
     registry.add("42", "c1", ENTRY, print)
-    listed = registry.entries("42")
+    listed = registry.records("42")
     registry.remove("42", "c1")
     assert listed == {"c1": ENTRY}
 
 
-def test_the_first_disconnect_wins() -> None:
+def test_a_session_is_told_once() -> None:
     registry = Registry()
-    told: list[Disconnect] = []
-    registry.add("42", "c1", ENTRY, told.append)
-    assert registry.disconnect("42", Disconnect(4001)) == ["c1"]
-    assert registry.disconnect("42", Disconnect(4002)) == []
-    assert registry.disconnect_all(Disconnect(4003)) == []
-    assert told == [Disconnect(4001)]
+    registry.add("42", "c1", ENTRY, print)
+    assert registry.take(["c1", "c2"]) == [print]
+    assert registry.take(["c1"]) == []
 
 
-def test_a_client_that_was_told_is_listed_until_it_is_removed() -> None:
+def test_a_client_that_was_told_is_listed_until_it_is_removed_but_is_not_open() -> None:
     registry = Registry()
-    registry.add("42", "c1", ENTRY, lambda disconnect: None)
-    registry.disconnect("42", Disconnect(4001))
-    assert list(registry.entries("42")) == ["c1"]
+    registry.add("42", "c1", ENTRY, print)
+    registry.take(["c1"])
+    assert list(registry.records("42")) == registry.clients() == ["c1"]
+    assert registry.open("42") == {}
+    assert registry.held(["c1", "c2"]) == {"c1"}
     assert registry.remove("42", "c1")
 
 
-def test_a_callback_may_use_the_registry() -> None:
+def test_a_client_is_known_by_its_token_while_it_has_it() -> None:
     registry = Registry()
-    registry.add("42", "c1", ENTRY, lambda disconnect: _discard(registry.remove("42", "c1")))
-    assert registry.disconnect("42", Disconnect(4001)) == ["c1"]
-    assert registry.counts() == (0, 0)
+    of_t1, of_t2 = (b"{}\n" + Facts(0.0, token_id=one).to_json() for one in ("t1", "t2"))
+    registry.add("42", "c1", of_t1, print, token_id="t1")
+    registry.add("42", "c2", of_t1, print, token_id="t1")
+    assert registry.of_token("t1") == ["c1", "c2"]
+    registry.replace("42", "c1", of_t2, token_id="t2", deadline=None)
+    registry.replace("42", "c3", of_t2, token_id="t2", deadline=None)
+    assert (registry.of_token("t1"), registry.of_token("t2")) == (["c2"], ["c1"])
+    registry.remove("42", "c1")
+    registry.remove("42", "c2")
+    assert (registry.of_token("t1"), registry._tokens) == ([], {})
 
 
-def _discard(removed: bool) -> None:
-    assert removed
+def test_a_meta_that_looks_like_a_token_is_none() -> None:
+    registry = Registry()
+    registry.add("42", "c1", b'{"meta":{"token_id":"t1"}}\n{"connected_at":0}', print)
+    assert registry.remove("42", "c1")
+
+
+def test_a_client_expires_once_at_its_last_deadline() -> None:
+    registry = Registry()
+    registry.add("42", "c1", ENTRY, print, deadline=10.0)
+    registry.add("42", "c2", ENTRY, print, deadline=20.0)
+    registry.replace("42", "c1", ENTRY, token_id=None, deadline=30.0)
+    assert registry.next_deadline == 20.0
+    assert registry.expired(20.0) == ["c2"]
+    assert registry.expired(30.0) == ["c1"]
+    assert registry.expired(99.0) == []
+    registry.add("42", "c3", ENTRY, print, deadline=40.0)
+    registry.remove("42", "c3")
+    assert registry.next_deadline is None
+
+
+def test_a_farewell_is_called_when_its_client_goes_and_may_use_the_registry() -> None:
+    registry = Registry()
+    registry.add("42", "c1", ENTRY, print)
+    registry.add("42", "c2", ENTRY, print)
+    counts: list[tuple[int, int]] = []
+
+    def farewell() -> None:
+        counts.append(registry.counts())
+
+    assert registry.when_gone(["c1", "c2", "c3"], farewell) == 2
+    registry.remove("42", "c1")
+    assert counts == [(1, 1)]
+    registry.forget_farewell(["c1", "c2"], farewell)
+    registry.remove("42", "c2")
+    assert counts == [(1, 1)]
+
+
+def test_of_several_farewells_of_a_client_the_others_are_kept() -> None:
+    registry = Registry()
+    registry.add("42", "c1", ENTRY, print)
+    called: list[int] = []
+    first, second = (lambda: called.append(1)), (lambda: called.append(2))
+    registry.when_gone(["c1"], first)
+    registry.when_gone(["c1"], second)
+    registry.forget_farewell(["c1"], first)
+    registry.forget_farewell(["c1"], first)
+    registry.remove("42", "c1")
+    assert called == [2]
+    assert registry._farewells == {}
+
+
+def test_all_are_told_in_their_order_whatever_one_of_them_raises() -> None:
+    told: list[int] = []
+
+    def interrupted(disconnect: Disconnect) -> None:
+        told.append(2)
+        raise KeyboardInterrupt
+
+    tells: list[Tell] = [lambda _: told.append(1), interrupted, lambda _: told.append(3)]
+    with pytest.raises(KeyboardInterrupt):
+        tell_all(tells, Disconnect(4001))
+    assert told == [1, 2, 3]
 
 
 def test_many_threads_leave_exactly_what_they_meant_to() -> None:
@@ -95,22 +164,26 @@ def test_many_threads_leave_exactly_what_they_meant_to() -> None:
     told: list[str] = []
     start = threading.Barrier(8)
 
+    def note(client: str, disconnect: Disconnect) -> None:
+        told.append(client)
+
     def work(number: int) -> None:
         start.wait()
         for turn in range(200):
             client = f"{number}-{turn}"
-            registry.add("42", client, ENTRY, lambda disconnect, client=client: told.append(client))
+            registry.add("42", client, ENTRY, functools.partial(note, client))
             if turn % 2:
                 registry.remove("42", client)
             elif turn % 4 == 0:
-                registry.disconnect("42", Disconnect(4001), client=client)
+                for tell in registry.take([client]):
+                    tell(Disconnect(4001))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(registry.entries("42")) == registry.counts()[0] == 8 * 100
+    assert len(registry.records("42")) == registry.counts()[0] == 8 * 100
     assert sorted(told) == sorted(
         f"{number}-{turn}" for number in range(8) for turn in range(0, 200, 4)
     )
@@ -118,7 +191,8 @@ def test_many_threads_leave_exactly_what_they_meant_to() -> None:
 
 def test_connections_json_joins_the_prepared_pieces() -> None:
     assert connections_json({}) == b"{}"
-    assert connections_json({"c1": ENTRY, "c2": b"{}"}) == b'{"c1":' + ENTRY + b',"c2":{}}'
+    records = {"c1": ENTRY, "c2": b"{}\n{}"}
+    assert connections_json(records) == b'{"c1":' + WIRE + b',"c2":{}}'
 
 
 @dataclass
@@ -152,7 +226,7 @@ class RegistryMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.made += 1
             client = f"c{self.made}"
-            held = Held(user, b'{"n":%d}' % self.made)
+            held = Held(user, b'{"n":%d}\n{"connected_at":0}' % self.made)
             self.registry.add(user, client, held.entry, held.told.append)
             self.model[client] = held
             names.append(client)
@@ -170,29 +244,25 @@ class RegistryMachine(RuleBasedStateMachine):
         assert self.registry.remove(held.user, client)
         assert not self.registry.remove(held.user, client)
 
+    @rule(chosen=st.lists(clients, max_size=4), disconnect=DISCONNECTS)
+    def tell(self, chosen: list[str], disconnect: Disconnect) -> None:
+        expected = self._untold(lambda client, held: client in chosen)
+        for tell in self.registry.take(chosen):
+            tell(disconnect)
+        self._told(expected, disconnect)
+
     @rule(user=USERS, disconnect=DISCONNECTS)
-    def disconnect_user(self, user: str, disconnect: Disconnect) -> None:
+    def tell_user(self, user: str, disconnect: Disconnect) -> None:
         expected = self._untold(lambda client, held: held.user == user)
-        assert self.registry.disconnect(user, disconnect) == expected
+        assert list(self.registry.open(user)) == expected
+        for tell in self.registry.take(self.registry.records(user)):
+            tell(disconnect)
         self._told(expected, disconnect)
 
-    @rule(one=clients, user=USERS, disconnect=DISCONNECTS)
-    def disconnect_one(self, one: str, user: str, disconnect: Disconnect) -> None:
-        expected = self._untold(lambda client, held: client == one and held.user == user)
-        assert self.registry.disconnect(user, disconnect, client=one) == expected
-        self._told(expected, disconnect)
-
-    @rule(keep=clients, user=USERS, disconnect=DISCONNECTS)
-    def disconnect_others(self, keep: str, user: str, disconnect: Disconnect) -> None:
-        expected = self._untold(lambda client, held: client != keep and held.user == user)
-        assert self.registry.disconnect(user, disconnect, whitelist=[keep]) == expected
-        self._told(expected, disconnect)
-
-    @rule(disconnect=DISCONNECTS)
-    def disconnect_all(self, disconnect: Disconnect) -> None:
-        expected = self._untold(lambda client, held: True)
-        assert self.registry.disconnect_all(disconnect) == expected
-        self._told(expected, disconnect)
+    @rule(client=clients, moment=st.floats(0, 1e9))
+    def touch(self, client: str, moment: float) -> None:
+        self.registry.touch(client, moment)
+        assert self.registry.seen([client]) == ({client: moment} if client in self.model else {})
 
     def _untold(self, hit: Callable[[str, Held], bool]) -> list[str]:
         return [
@@ -209,7 +279,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def lists_and_counts_agree_with_the_model(self) -> None:
         users = {held.user for held in self.model.values()}
         for user in {"", "42", "43", "ünïcode"}:
-            assert self.registry.entries(user) == {
+            assert self.registry.records(user) == {
                 client: held.entry for client, held in self.model.items() if held.user == user
             }
         assert self.registry.counts() == (len(self.model), len(users))

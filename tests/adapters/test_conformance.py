@@ -140,7 +140,8 @@ def test_a_disconnect_ends_the_stream_with_code_and_reason(
 ) -> None:
     with open_as(opener, url, {"token": token(user)}) as stream:
         client = stream.client()
-        assert command(url, "disconnect", key=API_KEY, user=user, client=client) == {}
+        ended = command(url, "disconnect", key=API_KEY, user=user, client=client)
+        assert ended == {"closed": [client], "unconfirmed": [], "not_revocable": []}
         assert stream.frames() == [last(3503, "force disconnect")]
         if opener == "uni_websocket":
             assert closed_with(stream) == (3503, "force disconnect")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 from tests.adapters.apps import TARGETS
 from tests.adapters.serving import ENVIRONMENT, SHUTDOWN, new_user, token
@@ -18,8 +19,8 @@ from tests.conftest import Serve
 from tests.http.exchange import Connection, Exchange, scope, sessions_held
 from tests.servers import python
 from tests.streams import ask, open_stream
-from usersessions import AsyncUserSessions, ConfigError, Identity
-from usersessions.adapters.starlette import lifespan, routes
+from usersessions import AsyncUserSessions, ConfigError, ConnectRefused, Disconnect, Identity
+from usersessions.adapters.starlette import close_websocket, lifespan, routes
 
 KEY = "the-key-of-the-server-api"
 
@@ -32,10 +33,12 @@ def make(**settings: Any) -> tuple[AsyncUserSessions, Starlette]:
 
 def test_the_routes_are_those_of_the_server_api_and_the_streams() -> None:
     found = routes(AsyncUserSessions())
-    assert [type(route) for route in found] == [Route] * 4 + [WebSocketRoute]
+    assert [type(route) for route in found] == [Route] * 6 + [WebSocketRoute]
     assert [getattr(route, "path", None) for route in found] == [
         "/api",
         "/api/{method}",
+        "/sessions",
+        "/sessions/{client}",
         "/connection/uni_http_stream",
         "/connection/uni_sse",
         "/connection/uni_websocket",
@@ -158,3 +161,27 @@ def test_the_apps_own_routes_and_middleware_work_beside_ours(serve: Serve) -> No
     with open_stream(stamped.url, "uni_sse", {"token": token(new_user())}) as stream:
         assert stream.head.headers["x-stamp"] == "stamped"
         stream.client()
+
+
+class LeavingWebSocket:
+    """A WebSocket whose client may have left."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.closed: list[tuple[int, str]] = []
+
+    async def close(self, code: int, reason: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.closed.append((code, reason))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("why", [Disconnect(4001, "bye"), ConnectRefused(4001, "bye")])
+@pytest.mark.parametrize("error", [None, WebSocketDisconnect(1006), RuntimeError("closed already")])
+async def test_a_websocket_is_closed_with_code_and_reason_also_where_its_client_left(
+    why: Disconnect | ConnectRefused, error: Exception | None
+) -> None:
+    websocket = LeavingWebSocket(error)
+    await close_websocket(websocket, why)  # type: ignore[arg-type]  # all of it that is used
+    assert websocket.closed == ([] if error else [(4001, "bye")])

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, Protocol
-
-from usersessions import (
-    AsyncUserSessions,
-    ConnectionInfo,
-    Session,
-    UserSessions,
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
 )
+from typing import Any
 
-__all__ = ["FACES", "AsyncFace", "BlockingFace", "Face"]
+from usersessions import AsyncUserSessions, UserSessions
 
-
-class Face(Protocol):
-    """What the tests use; arguments are those of the facades."""
-
-    def connect(self, **arguments: Any) -> Any: ...
-
-    async def user_connections(self, user: str) -> Mapping[str, ConnectionInfo]: ...
-
-    async def disconnect(self, user: str, **arguments: Any) -> tuple[str, ...]: ...
-
-    async def dispatch(self, body: bytes) -> bytes: ...
-
-    async def aclose(self, **arguments: Any) -> None: ...
+__all__ = ["FACES", "AsyncFace", "BlockingFace"]
 
 
 class BlockingFace:
-    """`UserSessions`; each call runs where it stands, as none of it blocks on the memory store."""
+    """`UserSessions`; calls that may wait get a thread, as in a WSGI server."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         self.sessions = UserSessions(*arguments, **settings)
 
+    def connect(self, **arguments: Any) -> AbstractAsyncContextManager[Any]:
+        return self._entered(self.sessions.connect(**arguments))
+
+    def hold(self, admitted: Any) -> AbstractAsyncContextManager[Any]:
+        return self._entered(self.sessions.hold(admitted))
+
     @asynccontextmanager
-    async def connect(self, **arguments: Any) -> AsyncGenerator[Session, None]:
-        # Admitting may block on a connect proxy, so it gets a thread as in a WSGI server.
-        context = self.sessions.connect(**arguments)
+    async def _entered(self, context: AbstractContextManager[Any]) -> AsyncGenerator[Any, None]:
         session = await asyncio.to_thread(context.__enter__)
         try:
             yield session
@@ -50,17 +40,27 @@ class BlockingFace:
         else:
             context.__exit__(None, None, None)
 
-    async def user_connections(self, user: str) -> Mapping[str, ConnectionInfo]:
-        return self.sessions.user_connections(user)
-
-    async def disconnect(self, user: str, **arguments: Any) -> tuple[str, ...]:
-        return self.sessions.disconnect(user, **arguments)
-
-    async def dispatch(self, body: bytes) -> bytes:
-        return self.sessions.dispatch(body)
+    async def refresh_session(self, session: Any, token: str) -> None:
+        session.refresh(token)
 
     async def aclose(self, **arguments: Any) -> None:
         await asyncio.to_thread(self.sessions.close, **arguments)
+
+    def own(self, caller: Any) -> Any:
+        return _Awaited(self.sessions.own(caller))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_Awaited(self.sessions), name)
+
+
+class _Awaited:
+    """The methods of something blocking, each awaited in a thread."""
+
+    def __init__(self, blocking: Any) -> None:
+        self._blocking = blocking
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        return functools.partial(asyncio.to_thread, getattr(self._blocking, name))
 
 
 class AsyncFace:
@@ -68,13 +68,12 @@ class AsyncFace:
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         self.sessions = AsyncUserSessions(*arguments, **settings)
-        self.user_connections: Callable[[str], Awaitable[Mapping[str, ConnectionInfo]]] = (
-            self.sessions.user_connections
-        )
-        self.disconnect = self.sessions.disconnect
-        self.dispatch = self.sessions.dispatch
-        self.connect = self.sessions.connect
-        self.aclose = self.sessions.aclose
+
+    async def refresh_session(self, session: Any, token: str) -> None:
+        await session.refresh(token)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sessions, name)
 
 
 FACES: list[type[Any]] = [BlockingFace, AsyncFace]

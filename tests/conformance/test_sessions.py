@@ -14,18 +14,26 @@ import pytest
 
 from tests.conformance.faces import FACES
 from usersessions import (
+    JWKS,
+    AsyncOwnSessions,
+    AsyncSession,
     AsyncUserSessions,
+    Closed,
     ConnectRefused,
     ConnectRequest,
     Disconnect,
     Identity,
     InvalidValue,
     Key,
+    KeysUnavailable,
     MemoryStore,
+    OwnSessions,
+    Session,
     TokenError,
     TokenVerifier,
     UserSessions,
 )
+from usersessions.flows import Flow, Request
 
 SECRET = "a secret of at least thirty-two bytes"
 pytestmark = pytest.mark.anyio
@@ -152,6 +160,27 @@ async def test_a_token_without_a_verifier_is_refused(make: Callable[..., Any]) -
     assert refused.value.code == 3500
 
 
+async def test_keys_that_cannot_be_fetched_invite_the_client_to_come_again(
+    make: Callable[..., Any],
+) -> None:
+    # Nothing listens on port 1 of this machine.
+    keys = JWKS("http://127.0.0.1:1/jwks.json", algorithms="ES256")
+    face = make(TokenVerifier(keys))
+    unknown = "eyJhbGciOiJFUzI1NiJ9.e30.AAAA"
+    with pytest.raises(ConnectRefused) as refused:
+        async with face.connect(token=unknown, transport="websocket"):
+            raise AssertionError("not admitted")
+    assert refused.value.code == 3004
+    with pytest.raises(KeysUnavailable):
+        await face.authenticate(unknown)
+    await face.aclose()
+
+
+async def test_without_a_verifier_no_token_is_good(make: Callable[..., Any]) -> None:
+    with pytest.raises(TokenError, match="no token verifier is configured"):
+        await make().authenticate("a token")
+
+
 async def test_no_token_and_no_proxy_is_a_bad_request(make: Callable[..., Any]) -> None:
     with pytest.raises(ConnectRefused) as refused:
         async with make(verifier()).connect(transport="websocket"):
@@ -211,6 +240,7 @@ async def test_two_ways_to_say_who_connects_are_one_too_many(make: Callable[...,
         {"user": "4" * 256, "transport": "websocket"},
         {"user": "42", "transport": 7},
         {"user": "42", "transport": "websocket", "app_name": "\ud800"},
+        {"identity": "42", "transport": "websocket"},
     ],
 )
 async def test_values_out_of_bounds_are_refused_and_leave_nothing(
@@ -227,11 +257,13 @@ async def test_disconnect_calls_close_and_says_who_was_told(make: Callable[..., 
     face = make()
     closed: list[Disconnect] = []
     async with face.connect(user="42", transport="websocket", close=closed.append) as session:
-        assert await face.disconnect("42") == (session.client,)
-        assert await face.disconnect("42") == ()
+        ended = await face.disconnect("42", timeout=0)
+        assert ended == Closed(unconfirmed=(session.client,))
+        assert await face.disconnect("42", code=4001, timeout=0) == ended
         await asyncio.sleep(0)
     assert closed == [Disconnect(3503, "force disconnect")]
     assert session.disconnect == closed[0]
+    assert await face.disconnect("42") == Closed()
 
 
 async def test_disconnect_takes_one_client_or_spares_some(make: Callable[..., Any]) -> None:
@@ -242,17 +274,30 @@ async def test_disconnect_takes_one_client_or_spares_some(make: Callable[..., An
         face.connect(user="42", transport="websocket") as third,
         face.connect(user="43", transport="websocket") as other,
     ):
-        assert await face.disconnect("42", client=other.client) == ()
-        assert await face.disconnect("42", client=first.client) == (first.client,)
-        assert await face.disconnect("42", whitelist=[second.client]) == (third.client,)
-        assert await face.disconnect("42") == (second.client,)
+        ended = [
+            await face.disconnect("42", timeout=0, **which)
+            for which in (
+                {"client": other.client},
+                {"client": first.client},
+                {"session": first.client, "client": first.client},
+                {"whitelist": [second.client]},
+                {},
+            )
+        ]
+    assert [one.unconfirmed for one in ended] == [
+        (),
+        (first.client,),
+        (first.client,),
+        (first.client, third.client),
+        (first.client, second.client, third.client),
+    ]
 
 
 async def test_disconnect_may_say_another_code_and_reason(make: Callable[..., Any]) -> None:
     face = make()
     closed: list[Disconnect] = []
     async with face.connect(user="42", transport="websocket", close=closed.append):
-        await face.disconnect("42", code=4001, reason="another device took over")
+        await face.disconnect("42", code=4001, reason="another device took over", timeout=0)
         await asyncio.sleep(0)
     assert closed == [Disconnect(4001, "another device took over")]
 
@@ -267,6 +312,16 @@ async def test_disconnect_may_say_another_code_and_reason(make: Callable[..., An
         {"client": 7},
         {"whitelist": "c1"},
         {"whitelist": [7]},
+        {"whitelist": 7},
+        {"whitelist": None},
+        {"client": 10**5000, "session": "c1"},
+        {"client": "c1", "session": "c2"},
+        {"label_filter": {"device": 7}},
+        {"label_filter": ["device"]},
+        {"timeout": -1},
+        {"timeout": 61},
+        {"timeout": "2"},
+        {"timeout": True},
     ],
 )
 async def test_a_disconnect_out_of_bounds_is_refused_and_closes_nobody(
@@ -289,7 +344,23 @@ async def test_a_user_that_is_no_string_is_refused(make: Callable[..., Any]) -> 
         await face.disconnect(42)
 
 
-async def test_dispatch_lists_and_closes(make: Callable[..., Any]) -> None:
+async def test_a_request_that_nobody_answers_is_a_mistake_of_ours(
+    make: Callable[..., Any],
+) -> None:
+    class Unknown(Request):
+        pass
+
+    def flow() -> Flow[None]:
+        yield Unknown()
+
+    with pytest.raises(TypeError, match="nothing answers Unknown"):
+        await make().run(flow())
+
+
+async def test_dispatch_lists_and_closes(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usersessions.dispatch.TIMEOUT_SECONDS", 0.0)
     face = make()
     closed: list[Disconnect] = []
     async with face.connect(user="42", transport="websocket", close=closed.append) as session:
@@ -297,10 +368,7 @@ async def test_dispatch_lists_and_closes(make: Callable[..., Any]) -> None:
         reply = json.loads(await face.dispatch(json.dumps(command).encode()))
         connections = {session.client: {"transport": "websocket", "protocol": "json"}}
         assert reply == {"result": {"connections": connections}}
-        assert (
-            await face.dispatch(b'{"method": "disconnect", "params": {"user": "42"}}')
-            == b'{"result":{}}'
-        )
+        await face.dispatch(b'{"method": "disconnect", "params": {"user": "42"}}')
         await asyncio.sleep(0)
     assert closed == [Disconnect(3503, "force disconnect")]
     assert json.loads(await face.dispatch(b"not JSON"))["error"]["code"] == 107
@@ -349,22 +417,36 @@ async def test_the_two_facades_share_a_store(store: Callable[[], Any]) -> None:
             assert len(blocking.user_connections("42")) == 2
             assert await awaited.user_connections("42") == blocking.user_connections("42")
             # From a thread, as a WSGI view or a task queue would.
-            told = await asyncio.to_thread(blocking.disconnect, "42")
-            assert len(told) == 2
+            told = await asyncio.to_thread(blocking.disconnect, "42", timeout=0)
+            assert len(told.unconfirmed) == 2
             assert await session.closed == Disconnect(3503, "force disconnect")
             assert closed == [Disconnect(3503, "force disconnect")]
 
 
-def test_the_facades_have_the_same_methods_signatures_and_words() -> None:
-    renamed = {"close": "aclose"}
-    for name, blocking in vars(UserSessions).items():
-        if name.startswith("_") or not callable(blocking):
-            continue
-        awaited = getattr(AsyncUserSessions, renamed.get(name, name))
-        assert _parameters(blocking) == _parameters(awaited), name
-        assert _words(blocking) == _words(awaited), name
-    names = {renamed.get(name, name) for name in vars(UserSessions) if not name.startswith("_")}
-    assert names == {name for name in vars(AsyncUserSessions) if not name.startswith("_")}
+FACADES = [
+    (UserSessions, AsyncUserSessions),
+    (OwnSessions, AsyncOwnSessions),
+    (Session, AsyncSession),
+]
+RENAMED = {"close": "aclose"}
+ASYNC_ALONE = {"closed"}
+
+
+@pytest.mark.parametrize(("blocking", "awaited"), FACADES)
+def test_the_faces_have_the_same_methods_signatures_and_words(
+    blocking: type[Any], awaited: type[Any]
+) -> None:
+    names = _public(blocking)
+    assert {RENAMED.get(name, name) for name in names} == _public(awaited) - ASYNC_ALONE
+    for name in names:
+        one, other = getattr(blocking, name), getattr(awaited, RENAMED.get(name, name))
+        if callable(one):
+            assert _parameters(one) == _parameters(other), name
+            assert _words(one) == _words(other), name
+
+
+def _public(face: type[Any]) -> set[str]:
+    return {name for name in dir(face) if not name.startswith("_")}
 
 
 def _parameters(method: Callable[..., Any]) -> list[tuple[str, Any, Any]]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.secrecy import said
 from usersessions import Disconnect, MemoryStore, UserSessions
-from usersessions.dispatch import ApiKeys
+from usersessions.dispatch import MAX_COMMANDS, ApiKeys
 from usersessions.errors import ConfigError
 from usersessions.http.api import ServerApi
 from usersessions.http.base import MAX_BODY_BYTES, Request, Response
@@ -36,8 +36,13 @@ class Api:
         self._api = ServerApi(self._sessions.operations, ApiKeys(keys))
 
     def add(self, client: str, told: list[Disconnect] | None = None) -> None:
-        tell = (lambda _: None) if told is None else told.append
-        self.store.node.registry.add("42", client, b'{"transport":"sse"}', tell)
+        def tell(disconnect: Disconnect) -> None:
+            if told is not None:
+                told.append(disconnect)
+            self.store.end("42", client)
+
+        record = b'{"transport":"sse"}\n{"connected_at":0}'
+        self.store.node.registry.add("42", client, record, tell)
 
     def __call__(self, request: Request, method: str | None = None) -> Response:
         return self._sessions.run(self._api(request, method))
@@ -215,7 +220,7 @@ def test_several_commands_are_answered_one_a_line_each_by_itself(api: Api) -> No
     assert response.status == 200
     assert response.body.split(b"\n") == [
         b'{"result":{"connections":{"c1":{"transport":"sse"}}}}',
-        b'{"result":{}}',
+        b'{"result":{"closed":["c1"],"unconfirmed":[],"not_revocable":[]}}',
         b'{"error":{"code":104,"message":"method not found"}}',
     ]
     assert told == [Disconnect(3503, "force disconnect")]
@@ -274,6 +279,6 @@ def test_any_bytes_get_json_in_a_200_or_a_400(body: bytes, method: str | None) -
             assert isinstance(json.loads(line), dict)
 
 
-def test_a_body_full_of_commands_is_answered_in_full(api: Api) -> None:
-    body = b"{}" * (MAX_BODY_BYTES // 2)
-    assert api.post(body).body.count(b"\n") == MAX_BODY_BYTES // 2 - 1
+def test_a_body_full_of_commands_is_answered_in_full_or_refused_whole(api: Api) -> None:
+    assert api.post(b"{}" * MAX_COMMANDS).body.count(b"\n") == MAX_COMMANDS - 1
+    assert api.post(b"{}" * (MAX_BODY_BYTES // 2)).status == 400

@@ -141,6 +141,8 @@ def test_the_paths_for_routers_are_those_that_are_served() -> None:
     assert PATHS == (
         "/api",
         "/api/{method}",
+        "/sessions",
+        "/sessions/{client}",
         "/connection/uni_http_stream",
         "/connection/uni_sse",
     )
@@ -169,6 +171,12 @@ async def test_the_ping_interval_is_told_to_the_client(interval: int) -> None:
     assert (await connection.frame(0))["connect"]["ping"] == interval
     connection.leave()
     await connection.end()
+
+
+@pytest.mark.parametrize("hops", [-1, 1.5, "1", None])
+def test_a_number_of_proxies_out_of_bounds_is_refused(hops: object) -> None:
+    with pytest.raises(ConfigError, match="trusted_hops must be a whole number of proxies"):
+        UserSessionsApp(AsyncUserSessions(), trusted_hops=hops)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("interval", [0, -1, 3601, 2.5, "25", None, True])

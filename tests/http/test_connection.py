@@ -13,6 +13,7 @@ from usersessions.http.connection import (
     WEBSOCKET,
     check_origin,
     read_request,
+    remote_address,
 )
 from usersessions.transports.unidirectional import ConnectMessage, Transport
 
@@ -157,3 +158,25 @@ def test_an_origin_written_into_the_message_does_not_count() -> None:
     message = ConnectMessage(headers={"origin": "https://app.example.com", "host": "evil.com"})
     with pytest.raises(ConnectRefused):
         check_origin(message, {"origin": "https://evil.com", "host": "h"}, ALLOWED)
+
+
+@pytest.mark.parametrize(
+    ("chain", "hops", "address"),
+    [
+        (None, 0, "10.0.0.1"),
+        (None, 1, "10.0.0.1"),
+        ("6.6.6.6", 0, "10.0.0.1"),
+        ("6.6.6.6, 192.0.2.7", 1, "192.0.2.7"),
+        ("6.6.6.6, 192.0.2.7, 10.0.0.2", 2, "192.0.2.7"),
+        # Fewer than there are proxies: it did not come through them.
+        ("6.6.6.6", 2, "10.0.0.1"),
+        ("192.0.2.7, ", 1, "10.0.0.1"),
+    ],
+)
+def test_an_address_is_taken_from_proxies_that_are_trusted_and_no_further(
+    chain: str | None, hops: int, address: str
+) -> None:
+    headers = {} if chain is None else {"x-forwarded-for": chain}
+    assert remote_address("10.0.0.1", headers, trusted_hops=hops) == address
+    if chain is None:
+        assert remote_address(None, headers, trusted_hops=hops) is None
