@@ -180,6 +180,8 @@ def walk(folder: Path, port: str, programs: list[Program]) -> None:
     say("\nThe server is still running. Try next, in another terminal:")
     say("\n# Close the connection of terminal 1, and watch it go here:")
     say(shlex.join(posting(f"{url}/api", json.dumps(closing), *headers)))
+    say("\n# List as user 42 may see it, with the token in place of the API key:")
+    say(shlex.join(["curl", "--header", f"Authorization: Bearer {token}", f"{url}/sessions"]))
     say("\n# List again:")
     say(shlex.join(posting(f"{url}/api", listing, *headers)))
     say("\n# Connect as a browser's EventSource does:")

@@ -3,8 +3,9 @@
     pip install "usersessions[fastapi]" uvicorn websockets
     python examples/fastapi_app.py
 
-It logs users in, holds a WebSocket of its own at `/chat`, and serves the streams and the server API
-of usersessions beside it. Run one worker: the sessions are in the memory of one process.
+It logs users in and out, holds a WebSocket of its own at `/chat`, and serves beside it what
+usersessions has: the streams, the server API, and the users' own `/sessions`. Run one worker: the
+sessions are in the memory of one process.
 
 If you run it as `uvicorn examples.fastapi_app:app`, add `--no-access-log`: browsers can hand a
 token to `uni_sse` in the URL only, and access logs show URLs.
@@ -15,14 +16,25 @@ from __future__ import annotations
 import os
 import secrets
 import time
+import uuid
+from functools import partial
+from typing import Annotated
 
 import jwt
 import uvicorn
-from fastapi import FastAPI, HTTPException, WebSocket, WebSocketDisconnect
+from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
-from usersessions import AsyncUserSessions, ConnectRefused, Disconnect, Key, TokenVerifier
-from usersessions.adapters.starlette import lifespan, routes
+from usersessions import (
+    AsyncUserSessions,
+    ConnectRefused,
+    Identity,
+    Key,
+    TokenError,
+    TokenVerifier,
+)
+from usersessions.adapters.starlette import close_websocket, lifespan, routes
 
 
 def secret_of(name: str) -> str:
@@ -52,29 +64,53 @@ async def login(form: Login) -> dict[str, str]:
     # Your own look-up of users and their password hashes goes here.
     if not secrets.compare_digest(form.password.encode(), PASSWORD.encode()):
         raise HTTPException(401, "wrong user or password")
-    claims = {"sub": form.user, "exp": int(time.time()) + 3600, "meta": {"login": "password"}}
+    now = time.time()
+    claims = {
+        "sub": form.user,
+        "iat": now,
+        "exp": now + 3600,
+        "jti": str(uuid.uuid4()),  # without it, this one login could not be revoked
+        "meta": {"login": "password"},
+    }
     return {"token": jwt.encode(claims, SECRET, algorithm="HS256")}
+
+
+async def signed_in(
+    bearer: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())],
+) -> Identity:
+    try:
+        return await sessions.authenticate(bearer.credentials)
+    except TokenError as error:
+        raise HTTPException(401, "the token is refused", {"WWW-Authenticate": "Bearer"}) from error
+
+
+@app.post("/logout-everywhere")
+async def logout_everywhere(caller: Annotated[Identity, Depends(signed_in)]) -> dict[str, int]:
+    ended = await sessions.invalidate_user_tokens(caller.user)
+    return {"ended": len(ended.closed) + len(ended.unconfirmed)}
 
 
 @app.websocket("/chat")
 async def chat(websocket: WebSocket) -> None:
     await websocket.accept()
 
-    async def close(disconnect: Disconnect) -> None:
-        await websocket.close(disconnect.code, disconnect.reason)
-
     try:
         # The first message is the token: in the URL it would end up in logs.
         token = await websocket.receive_text()
         async with sessions.connect(
-            token=token, transport="websocket", app_name="web", close=close
+            token=token,
+            transport="websocket",
+            app_name="web",
+            remote_addr=websocket.client.host if websocket.client else None,
+            user_agent=websocket.headers.get("user-agent"),
+            close=partial(close_websocket, websocket),
         ) as session:
             await websocket.send_text(f"Hello, user {session.user}.")
             async for message in websocket.iter_text():
                 if session.disconnect is None:
                     await websocket.send_text(f"You said: {message}")
     except ConnectRefused as refused:
-        await websocket.close(refused.code, refused.reason)
+        await close_websocket(websocket, refused)
     except WebSocketDisconnect:
         pass  # the client left before it was greeted
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.secrecy import said
 from usersessions.claims import ClaimRules, MetaFromClaim
 from usersessions.errors import ConfigError, TokenError, TokenExpired
-from usersessions.models import MAX_DATA_BYTES, MAX_ID_LENGTH, Identity
+from usersessions.models import MAX_DATA_BYTES, MAX_ID_LENGTH, MAX_TIME, Identity
 from usersessions.strictjson import JSON
 
 NOW = 1_700_000_000.0
@@ -49,6 +49,7 @@ def test_every_claim_has_its_place() -> None:
         info={"name": "Ada"},
         token_id="token-1",
         issued_at=NOW - 30,
+        token_expires=NOW + 60,
         expire_at=NOW + 60,
     )
 
@@ -89,6 +90,21 @@ def test_leeway_moves_every_time() -> None:
 def test_a_time_is_a_finite_number(claim: str, value: JSON) -> None:
     why = refusal({claim: value})
     assert why.startswith(f"the token's claims are refused: {claim} ")
+
+
+def test_a_token_is_good_until_its_exp_and_the_leeway_whatever_its_connection() -> None:
+    claims: dict[str, JSON] = {"exp": NOW + 60, "expire_at": 0}
+    assert identity(claims, leeway=5).token_expires == NOW + 65
+    assert identity({"expire_at": NOW + 5}, leeway=5).token_expires is None
+
+
+def test_an_exp_in_the_farthest_future_stands_any_leeway() -> None:
+    for leeway in (0.0, 60.0, 1e300):
+        assert identity({"exp": MAX_TIME}, leeway=leeway).token_expires == MAX_TIME
+
+
+def test_an_empty_jti_is_no_token_id() -> None:
+    assert identity({"jti": ""}).token_id is None
 
 
 def test_expire_at_overrides_exp_for_the_connection() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,7 +14,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.secrecy import said
-from usersessions import ConfigError, ConnectRefused, MissingExtraError, TokenError
+from usersessions import (
+    AsyncSession,
+    AsyncUserSessions,
+    Closed,
+    ConfigError,
+    ConnectRefused,
+    Identity,
+    MissingExtraError,
+    SessionTooYoung,
+    TokenError,
+)
 from usersessions.config import Settings, load
 
 SECRET = "swordfish-" * 5
@@ -68,7 +79,12 @@ EVERYTHING: dict[str, object] = {
     "connect_proxy_headers": ["Cookie"],
     "allow_anonymous": True,
     "allowed_origins": ["https://app.example"],
+    "max_sessions": 5,
+    "session_limit_policy": "evict_idle",
+    "session_limit_per_app": True,
+    "end_others_min_age": 3600,
     "ping_interval": 10,
+    "trusted_hops": 1,
     "host": "0.0.0.0",
     "port": 9000,
     "log_level": "debug",
@@ -179,6 +195,14 @@ WRONG: list[tuple[str, object, str]] = [
     ("token_leeway", 2**53 + 1, "a number"),
     ("ping_interval", 2.5, "a whole number"),
     ("ping_interval", False, "a whole number"),
+    ("max_sessions", 0, "a whole number, 1 at least"),
+    ("max_sessions", True, "a whole number, 1 at least"),
+    ("session_limit_policy", "evict", "one of reject, evict_oldest, evict_idle"),
+    ("session_limit_policy", {}, "one of reject, evict_oldest, evict_idle"),
+    ("session_limit_per_app", 1, "true or false"),
+    ("end_others_min_age", -1, "a number, 0 at least"),
+    ("end_others_min_age", "1h", "a number, 0 at least"),
+    ("trusted_hops", "1", "a whole number"),
     ("port", -1, "a whole number from 0 to 65535"),
     ("port", 65536, "a whole number from 0 to 65535"),
     ("port", None, "a whole number from 0 to 65535"),
@@ -208,6 +232,8 @@ def test_a_value_of_another_kind_is_refused_by_name_and_file(
         ("PORT", "tcp://10.0.0.1:80", "a whole number from 0 to 65535"),
         ("ALLOW_ANONYMOUS", "yes", "true or false"),
         ("LOG_LEVEL", "INFO", "one of debug, info, warning, error"),
+        ("MAX_SESSIONS", "many", "a whole number, 1 at least"),
+        ("SESSION_LIMIT_POLICY", '"reject"', "one of reject, evict_oldest, evict_idle"),
     ],
 )
 def test_a_variable_of_another_kind_is_refused_by_name(name: str, text: str, wanted: str) -> None:
@@ -275,6 +301,8 @@ def test_toml_on_python_3_10_needs_the_extra(
         ("token_jwks_url", "https://login.example/", "token_jwks_algorithms"),
         ("token_jwks_algorithms", ["RS256"], "token_jwks_url"),
         ("connect_proxy_headers", ["Cookie"], "connect_proxy_url"),
+        ("session_limit_policy", "evict_oldest", "max_sessions"),
+        ("session_limit_per_app", True, "max_sessions"),
     ],
 )
 def test_a_setting_without_the_one_it_needs_is_refused(
@@ -406,6 +434,7 @@ def test_the_app_is_made_of_the_settings() -> None:
         ({"api_key": "short"}, "an API key must be"),
         ({"api_keys": ("short",)}, "an API key must be"),
         ({"ping_interval": 0}, "ping_interval must be"),
+        ({"trusted_hops": -1}, "trusted_hops must be"),
         ({"allowed_origins": ("app.example",)}, "an entry of allowed_origins must be"),
         ({"connect_proxy_url": "ftp://app.example"}, "the connect proxy's URL must"),
     ],
@@ -415,6 +444,61 @@ def test_an_app_of_settings_that_cannot_work_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
         Settings(token_hmac_secret_key=SECRET, **settings).app()  # type: ignore[arg-type]
+
+
+def limited(**settings: object) -> AsyncUserSessions:
+    made = Settings(token_hmac_secret_key=SECRET, **settings)  # type: ignore[arg-type]
+    return made.sessions()
+
+
+async def connect(
+    opened: AsyncExitStack, sessions: AsyncUserSessions, *, app_name: str = "web"
+) -> AsyncSession:
+    connection = sessions.connect(user="42", transport="websocket", app_name=app_name)
+    return await opened.enter_async_context(connection)
+
+
+@pytest.mark.anyio
+async def test_without_a_limit_a_user_may_have_any_number_of_sessions() -> None:
+    sessions = limited()
+    async with AsyncExitStack() as opened:
+        for _ in range(20):
+            await connect(opened, sessions)
+        assert len(await sessions.user_connections("42")) == 20
+
+
+@pytest.mark.anyio
+async def test_one_session_more_than_the_limit_is_refused() -> None:
+    sessions = limited(max_sessions=1)
+    async with AsyncExitStack() as opened:
+        await connect(opened, sessions)
+        with pytest.raises(ConnectRefused, match="3504"):
+            await connect(opened, sessions)
+
+
+@pytest.mark.anyio
+async def test_the_policy_chooses_which_session_goes_and_the_apps_are_counted_apart() -> None:
+    sessions = limited(
+        max_sessions=1, session_limit_policy="evict_oldest", session_limit_per_app=True
+    )
+    async with AsyncExitStack() as opened:
+        web = await connect(opened, sessions)
+        phone = await connect(opened, sessions, app_name="phone")
+        await connect(opened, sessions)
+        assert (await web.closed).code == 3504
+        assert phone.disconnect is None
+
+
+@pytest.mark.anyio
+async def test_a_login_that_is_too_young_may_not_end_others() -> None:
+    sessions = limited(end_others_min_age=3600)
+    now = sessions.operations.node.clock()
+    async with AsyncExitStack() as opened:
+        session = await connect(opened, sessions)
+        with pytest.raises(SessionTooYoung):
+            await sessions.own(Identity("42", issued_at=now)).end_others(current=session.client)
+        old = sessions.own(Identity("42", issued_at=now - 3700))
+        assert await old.end_others(current=session.client) == Closed()
 
 
 @pytest.mark.anyio

@@ -6,24 +6,41 @@ import json
 import pkgutil
 import re
 import shlex
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from jwt.api_jws import PyJWS
 
 import usersessions
 from tests.modules import module_names
-from usersessions import ConnectRefused, Identity, Key, TokenError, TokenVerifier, UserSessions
-from usersessions.commands import DisconnectCommand, UserConnections
+from usersessions import (
+    Closed,
+    ConnectionInfo,
+    ConnectRefused,
+    Identity,
+    Key,
+    KeysUnavailable,
+    OwnSession,
+    OwnSessions,
+    TokenError,
+    TokenVerifier,
+    UserSessions,
+)
+from usersessions.commands import Command
 from usersessions.config import Settings, load
 from usersessions.dispatch import MAX_BODY_BYTES
 from usersessions.errors import DisconnectCode, ErrorCode
 from usersessions.fetch import Fetch, Fetched
-from usersessions.flows import Reply, Request, run
+from usersessions.flows import Flow, Reply, Request, run
+from usersessions.http.app import PATHS
 from usersessions.http.asgi import FIRST_MESSAGE_TIMEOUT, SEND_TIMEOUT
 from usersessions.http.base import MAX_BODY_BYTES as MAX_REQUEST_BYTES
+from usersessions.http.base import Request as HttpRequest
+from usersessions.http.base import Response
 from usersessions.http.connection import HTTP_STREAM, SSE, WEBSOCKET
+from usersessions.http.own_sessions import OwnSessionsApi
 from usersessions.jwks import MAX_SET_BYTES
 from usersessions.keys import ALGORITHMS
 from usersessions.models import (
@@ -33,8 +50,12 @@ from usersessions.models import (
     MAX_REASON_BYTES,
     ConnectRequest,
     Disconnect,
+    LimitPolicy,
 )
+from usersessions.operations import TIMEOUT_SECONDS
 from usersessions.proxy import ERROR_DISCONNECTS, MAX_ANSWER_BYTES, HttpConnectProxy
+from usersessions.refusals import KEPT_SECONDS
+from usersessions.stores.base import GRACE_SECONDS
 from usersessions.strictjson import MAX_DEPTH
 from usersessions.tokens import MAX_TOKEN_BYTES
 from usersessions.transports.unidirectional import ConnectMessage
@@ -129,7 +150,8 @@ def test_the_answers_of_a_backend_that_are_shown_are_understood() -> None:
 
 def test_the_members_of_a_backends_result_are_those_of_an_identity() -> None:
     shown = set(column("connect-proxy.md", "An HTTP backend"))
-    assert shown == set(names(Identity)) - {"token_id", "issued_at", "meta_json", "data_json"}
+    of_tokens = {"token_id", "issued_at", "token_expires"}
+    assert shown == {name.removesuffix("_json") for name in names(Identity)} - of_tokens
 
 
 def test_the_members_of_a_connect_request_are_listed() -> None:
@@ -143,20 +165,152 @@ def test_the_paths_of_the_streams_are_listed() -> None:
         assert f"/connection/{transport.name}" in row[0]
 
 
-@pytest.mark.parametrize("command", [UserConnections, DisconnectCommand])
-def test_every_method_of_the_api_is_listed_with_its_parameters(
-    command: type[UserConnections | DisconnectCommand],
-) -> None:
+@pytest.mark.parametrize("command", get_args(Command))
+def test_every_method_of_the_api_is_listed_with_its_parameters(command: type[Command]) -> None:
     assert column("server-api.md", f"`{command.method}`") == names(command)
 
 
 def test_no_method_of_the_api_is_listed_that_is_not_there() -> None:
     methods = re.findall(r"^### `(\w+)`$", read("server-api.md"), re.MULTILINE)
-    replies = [
-        UserSessions().dispatch(json.dumps({"method": method, "params": {"user": "42"}}).encode())
-        for method in methods
+    assert methods == [command.method for command in get_args(Command)]
+    for method in methods:
+        asked = json.dumps({"method": method, "params": {"user": "42", "uid": "a-jti"}})
+        assert UserSessions().dispatch(asked.encode()).startswith(b'{"result"')
+
+
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [("server-api.md", "`disconnect`"), ("control.md", "Close one, and keep it out")],
+)
+def test_what_is_said_of_connections_that_were_told_to_end_is_listed(
+    page: str, heading: str
+) -> None:
+    tables = re.split(rf"^#+ {re.escape(heading)}$", read(page), flags=re.MULTILINE)[1]
+    rows = re.findall(r"^\| `(closed|unconfirmed|not_revocable)` \|", tables, re.MULTILINE)
+    assert rows == names(Closed)
+
+
+def test_every_way_to_keep_somebody_out_is_in_the_table_of_which_call_when() -> None:
+    calls = " ".join(column("control.md", "Which call, when", number=1))
+    named = set(re.findall(r"(\w+)\(", calls))
+    ending = {command.method for command in get_args(Command)} - {"user_connections", "refresh"}
+    assert named == ending
+    assert all(hasattr(UserSessions, name) for name in named)
+
+
+def test_what_each_call_closes_with_is_what_it_closes_with() -> None:
+    sessions = UserSessions()
+    identity = Identity("42", token_id="a-jti", issued_at=0)
+    for call, shown in [row[1:] for row in table("control.md", "Which call, when")]:
+        source = call.strip("`").partition("`")[0]
+        source = source.replace("client=...", "client=client").replace("[...]", '["other"]')
+        with sessions.connect(identity=identity, transport="websocket") as session:
+            known = {"user": "42", "jti": "a-jti", "exp": 1, "client": session.client}
+            eval(f"sessions.{source[:-1]}, timeout=0)", {"sessions": sessions, **known})
+            assert session.disconnect
+            assert str(session.disconnect.code) == shown.partition(",")[0]
+        sessions = UserSessions()
+
+
+def test_every_policy_of_a_limit_is_listed() -> None:
+    assert column("control.md", "Limits") == list(get_args(LimitPolicy))
+
+
+def test_the_numbers_of_expiry_and_waiting_are_those_of_the_code() -> None:
+    control = " ".join(read("control.md").split())
+    assert f"closed with 3005 `connection expired` {GRACE_SECONDS:g} s later" in control
+    assert f"or for {KEPT_SECONDS / 86400:g} days where it has none" in control
+    assert f"{TIMEOUT_SECONDS:g} s at most (`timeout`)" in control
+    assert f"and have not within {TIMEOUT_SECONDS:g} s" in read("server-api.md")
+
+
+def test_the_log_lines_that_are_shown_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    found = re.search(r"```text\n(client .*?)```", read("control.md"), re.DOTALL)
+    assert found
+    caplog.set_level("INFO", logger="usersessions")
+    token = PyJWS().encode(b'{"sub": "42", "jti": "a-jti"}', SECRET, algorithm="HS256")
+    sessions = UserSessions(TokenVerifier(Key(SECRET, algorithm="HS256")))
+    with sessions.connect(token=token, transport="uni_sse"):
+        sessions.disconnect("42", revoke=True, timeout=0)
+    with pytest.raises(ConnectRefused), sessions.connect(token=token, transport="uni_sse"):
+        raise AssertionError("it was revoked")
+    logged = [re.sub(r"client \S{36} ", "client ID ", line) for line in caplog.messages]
+    shown = [re.sub(r"client \S+ ", "client ID ", line) for line in found[1].splitlines()]
+    settled = [re.sub(r"after [\d.]+ s", "after N s", line) for line in (*logged, *shown)]
+    assert settled[: len(logged)] == settled[len(logged) :]
+
+
+def test_the_calls_for_users_themselves_are_listed() -> None:
+    calls = column("own-sessions.md", "In Python")
+    public = [name for name in vars(OwnSessions) if not name.startswith("_")]
+    assert [call.removeprefix("own.").partition("(")[0] for call in calls] == public
+
+
+def test_the_requests_of_users_are_listed_by_their_paths() -> None:
+    paths = [row.split()[1] for row in column("own-sessions.md", "Over HTTP")]
+    assert set(paths) == {path for path in PATHS if path.startswith("/sessions")}
+
+
+def test_each_answer_that_is_shown_has_the_members_of_the_code() -> None:
+    page = read("own-sessions.md")
+    listed = re.search(r'^\{"sessions":.*', page, re.MULTILINE)
+    assert listed
+    phone, laptop = json.loads(listed[0])["sessions"]
+    assert set(phone) | set(laptop) == set(names(OwnSession))
+    assert not any(value is None for one in (phone, laptop) for value in one.values())
+    answers = [json.loads(line) for line in re.findall(r'^\{"closed":.*', page, re.MULTILINE)]
+    assert [list(answer) for answer in answers] == [list(asdict(Closed()))] * 2
+
+
+def test_every_error_that_users_get_is_listed_with_its_message() -> None:
+    rows = [row[1:3] for row in table("own-sessions.md", "Errors")]
+    assert rows == [(code, ErrorCode(int(code)).message) for code, _ in rows]
+    here = {row[0] for row in table("server-api.md", "Errors") if row[2] == "reserved here"}
+    assert here == {code for code, _ in rows} - {"107"}
+
+
+def own_request(
+    sessions: UserSessions, token: str | None, *, method: str = "GET", client: str | None = None
+) -> Response:
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    asked = HttpRequest(method, headers=headers)
+    return sessions.run(OwnSessionsApi(sessions.operations)(asked, client))
+
+
+class Away(TokenVerifier):
+    """A verifier whose keys cannot be fetched."""
+
+    def identify(self, token: str, *, now: float) -> Flow[Identity]:
+        raise KeysUnavailable("the issuer is away")
+
+
+def test_every_error_that_users_get_is_listed_with_its_status() -> None:
+    def signed(**claims: object) -> str:
+        return PyJWS().encode(json.dumps(claims).encode(), SECRET, algorithm="HS256")
+
+    verifier = TokenVerifier(Key(SECRET, algorithm="HS256"))
+    sessions = UserSessions(verifier, end_others_min_age=60)
+    good = signed(sub="42")
+    answers = [
+        own_request(UserSessions(verifier), good, method="DELETE"),
+        own_request(sessions, None),
+        own_request(sessions, signed(sub="42", exp=1)),
+        own_request(sessions, signed(sub="42", jti="a-jti"), method="DELETE"),
+        own_request(sessions, good, method="DELETE", client="nobody's"),
+        own_request(sessions, good, method="PUT"),
+        own_request(UserSessions(Away(Key(SECRET, algorithm="HS256"))), good),
     ]
-    assert methods and all(reply.startswith(b'{"result"') for reply in replies)
+    errors = [json.loads(answer.body)["error"] for answer in answers]
+    assert [row[:3] for row in table("own-sessions.md", "Errors")] == [
+        (str(answer.status), str(error["code"]), error["message"].partition(":")[0])
+        for answer, error in zip(answers, errors, strict=True)
+    ]
+
+
+def test_what_a_list_from_python_shows_is_listed() -> None:
+    shown = ", ".join(column("in-your-app.md", "What a list shows")).split(", ")
+    public = {name for name in dir(ConnectionInfo) if not name.startswith("_")}
+    assert set(shown) == public
 
 
 def test_every_algorithm_is_listed() -> None:
@@ -222,7 +376,13 @@ def test_the_floors_are_described_from_top_to_bottom() -> None:
 def test_every_setting_is_listed_with_its_kind_its_default_and_its_meaning() -> None:
     shown = [
         (*row[:-1], row[-1].replace("`", ""))
-        for heading in ("Tokens", "Server API", "Clients without a token", "The server")
+        for heading in (
+            "Tokens",
+            "Server API",
+            "Clients without a token",
+            "Sessions of a user",
+            "The server",
+        )
         for row in table("configuration.md", heading)
     ]
     assert shown == [

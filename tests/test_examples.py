@@ -84,6 +84,7 @@ STEPS = (
     r'^{"result":{"connections":{"[^}]*"app_name":"terminal"[^}]*},"[^}]*}}}}$',
     r"^The server is still running\.",
     r'^curl .*"method": "disconnect".*"client": "[0-9a-f-]{36}"',
+    r"^curl --header 'Authorization: Bearer \S+' .*/sessions$",
     r"^curl .*/connection/uni_sse$",
 )
 GOODBYES = tuple(
@@ -308,6 +309,42 @@ def test_the_login_of_the_fastapi_app_gives_a_token_that_connects(serve: Serve) 
         assert websocket.recv(timeout=10) == "Hello, user 42."
         (entry,) = connections(app).values()
         assert entry["meta"] == {"login": "password"}
+
+
+def test_a_user_of_the_fastapi_app_logs_out_everywhere_and_can_log_in_again(serve: Serve) -> None:
+    script = str(EXAMPLES / "fastapi_app.py")
+    app = serve(python("-W", "error", script), env={"PORT": "0", **SECRETS})
+    with httpx.Client(base_url=app.url, trust_env=False) as client:
+
+        def login() -> dict[str, str]:
+            form = {"user": "42", "password": PASSWORD}
+            token: str = client.post("/login", json=form).json()["token"]
+            return {"Authorization": f"Bearer {token}"}
+
+        phone, laptop = login(), login()
+        with open_socket(app, phone["Authorization"].split()[1]) as websocket:
+            websocket.recv(timeout=10)
+            answer = client.post("/logout-everywhere", headers=laptop)
+            assert answer.json() == {"ended": 1}
+            with pytest.raises(ConnectionClosed):
+                websocket.recv(timeout=10)
+            assert websocket.close_code == 3500
+        for headers in (phone, laptop):
+            assert client.post("/logout-everywhere", headers=headers).status_code == 401
+        assert client.post("/logout-everywhere", headers=login()).json() == {"ended": 0}
+
+
+def test_the_apps_record_from_where_and_with_what_their_users_connect(app: Server) -> None:
+    with open_socket(app, token_of()) as websocket:
+        websocket.recv(timeout=10)
+        answer = httpx.get(
+            f"{app.url}/sessions",
+            headers={"Authorization": f"Bearer {token_of()}"},
+            trust_env=False,
+        )
+        (shown,) = answer.json()["sessions"]
+        assert shown["remote_addr"] in ("127.0.0.1", "::1")
+        assert "websockets" in shown["device"].lower()
 
 
 def test_a_token_of_gentoken_is_good_for_the_starlette_app(serve: Serve) -> None:

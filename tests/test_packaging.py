@@ -107,6 +107,16 @@ def test_type_checkers_are_told_that_the_package_is_typed() -> None:
     assert (files("usersessions") / "py.typed").is_file()
 
 
+def test_the_extra_all_has_all_other_extras() -> None:
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    found = re.search(r"\[project.optional-dependencies\]\n(.*?)\n\n", text, re.DOTALL)
+    assert found
+    *extras, last = re.findall(r"^(\w+) = \[", found[1], re.MULTILINE)
+    joined = re.search(r'^all = \["usersessions\[(.*)\]"\]$', found[1], re.MULTILINE)
+    assert joined
+    assert (last, joined[1].split(",")) == ("all", sorted(extras))
+
+
 @pytest.fixture
 def wheel() -> Distribution:
     """What is installed of the wheel; `make test` demands that it is."""

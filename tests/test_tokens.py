@@ -81,7 +81,7 @@ def refusal(token: object, *, verifier: Verifier = VERIFIER, now: float = NOW) -
 
 
 def test_a_good_token_is_an_identity() -> None:
-    expected = Identity("42", meta={"plan": "pro"}, expire_at=NOW + 60)
+    expected = Identity("42", meta={"plan": "pro"}, token_expires=NOW + 60, expire_at=NOW + 60)
     assert VERIFIER.verify(GOOD, now=NOW) == expected
     assert VERIFIER.verify(jwt.encode(CLAIMS, SECRET), now=NOW) == expected
     assert run(VERIFIER.identify(GOOD, now=NOW), no_fetch) == expected
@@ -354,7 +354,7 @@ def test_claims_are_held_to_the_rules_of_the_verifier() -> None:
     )
     claims = {"iss": "a", "aud": ["b"], "exp": NOW - 5, "uid": "7", "user": {"role": "admin"}}
     assert verifier.verify(sign(claims), now=NOW) == Identity(
-        "7", meta={"role": "admin"}, expire_at=NOW - 5
+        "7", meta={"role": "admin"}, token_expires=NOW + 5, expire_at=NOW - 5
     )
     assert verifier.issuers == frozenset({"a"})
     refusal(sign({**claims, "iss": "z"}), verifier=verifier)

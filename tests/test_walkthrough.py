@@ -125,11 +125,18 @@ def client_of(frame: object) -> str:
     assert isinstance(frame, dict)
     assert frame.keys() == {"connect"}
     connect = frame["connect"]
-    assert connect.keys() == {"client", "version", "ping"}
+    assert connect.keys() == {"client", "version", "ping", "expires", "ttl"}
+    assert connect["expires"] is True
+    assert 0 < connect["ttl"] <= 7 * 24 * 3600
     assert connect["version"] == usersessions.__version__
     assert re.fullmatch(CLIENT, connect["client"])
     client: str = connect["client"]
     return client
+
+
+def greeting(websocket: ClientConnection) -> object:
+    """The first frame of a WebSocket."""
+    return json.loads(websocket.recv(timeout=10))
 
 
 def command(*arguments: str) -> str:
@@ -198,6 +205,13 @@ class House:
             self.api("user_connections", user=user)
         )["result"]["connections"]
         return connections
+
+    def close(self, **params: object) -> set[str]:
+        """The clients that `disconnect` has closed of user 42: all that it should close."""
+        answer = json.loads(self.api("disconnect", user="42", **params))["result"]
+        assert (answer.pop("unconfirmed"), answer.pop("not_revocable")) == ([], [])
+        (closed,) = answer.values()
+        return set(closed)
 
     def lists_within_a_second(self, *clients: str) -> None:
         until(lambda: self.list().keys() == set(clients), what=f"a list of {clients}", seconds=1.0)
@@ -278,10 +292,9 @@ def test_all_three_streams_begin_with_the_client_id_and_ping(house: Callable[...
     token = make_token()
     streams = [home.http_stream(token), home.sse(token)]
     websocket = home.websocket(token)
-    greeting = json.loads(websocket.recv(timeout=10))
-    assert greeting["connect"]["ping"] == 1
+    assert ',"ping":1,' in str(websocket.recv(timeout=10))
     for stream in streams:
-        assert stream.line().removeprefix("data: ").endswith(',"ping":1}}')
+        assert ',"ping":1,' in stream.line()
     for _ in range(2):
         assert [stream.frame() for stream in streams] == [{}, {}]
         assert websocket.recv(timeout=10) == "{}"
@@ -290,7 +303,7 @@ def test_all_three_streams_begin_with_the_client_id_and_ping(house: Callable[...
 def test_a_server_of_default_settings_promises_a_ping_every_25_seconds(
     house: Callable[..., House],
 ) -> None:
-    assert house().http_stream(make_token()).line().endswith(',"ping":25}}')
+    assert ',"ping":25,' in house().http_stream(make_token()).line()
 
 
 def test_all_three_streams_are_listed_by_their_transport(house: Callable[..., House]) -> None:
@@ -301,7 +314,7 @@ def test_all_three_streams_are_listed_by_their_transport(house: Callable[..., Ho
     posted = home.terminal(
         "-N", "-X", "POST", f"{home.url}/connection/uni_sse", "--data", json.dumps({"token": token})
     ).connected()
-    websocket = client_of(json.loads(home.websocket(token, name="c").recv(timeout=10)))
+    websocket = client_of(greeting(home.websocket(token, name="c")))
     assert home.list() == {
         stream: {"app_name": "a", "transport": "uni_http_stream", "protocol": "json"},
         events: {"app_name": "b", "transport": "uni_sse", "protocol": "json"},
@@ -339,7 +352,9 @@ def test_disconnect_closes_one_client(house: Callable[..., House]) -> None:
     token = make_token()
     first, second = home.http_stream(token), home.http_stream(token)
     client, other = first.connected(), second.connected()
-    assert home.api("disconnect", user="42", client=client) == '{"result":{}}'
+    assert home.api("disconnect", user="42", client=client) == (
+        f'{{"result":{{"closed":["{client}"],"unconfirmed":[],"not_revocable":[]}}}}'
+    )
     assert first.last_frame() == FORCED
     home.lists_within_a_second(other)
 
@@ -348,9 +363,9 @@ def test_disconnect_without_a_client_closes_all_of_the_user(house: Callable[...,
     home = house()
     token = make_token()
     stream, events, websocket = home.http_stream(token), home.sse(token), home.websocket(token)
-    assert stream.connected() and events.connected() and websocket.recv(timeout=10)
+    clients = {stream.connected(), events.connected(), client_of(greeting(websocket))}
     someone_else = home.http_stream(command("gentoken", "-u", "43").splitlines()[-1]).connected()
-    assert home.api("disconnect", user="42") == '{"result":{}}'
+    assert home.close() == clients
     assert stream.last_frame() == FORCED
     assert events.last_frame() == FORCED
     assert_closed(websocket, FORCED)
@@ -362,9 +377,8 @@ def test_disconnect_keeps_the_clients_of_the_whitelist(house: Callable[..., Hous
     home = house()
     token = make_token()
     kept, closed = home.http_stream(token), home.http_stream(token)
-    client = kept.connected()
-    closed.connected()
-    assert home.api("disconnect", user="42", whitelist=[client]) == '{"result":{}}'
+    client, other = kept.connected(), closed.connected()
+    assert home.close(whitelist=[client]) == {other}
     assert closed.last_frame() == FORCED
     home.lists_within_a_second(client)
 
@@ -373,11 +387,43 @@ def test_disconnect_takes_another_code_and_reason(house: Callable[..., House]) -
     home = house()
     token = make_token()
     stream, websocket = home.http_stream(token), home.websocket(token)
-    assert stream.connected() and websocket.recv(timeout=10)
+    clients = {stream.connected(), client_of(greeting(websocket))}
     banned = {"code": 4500, "reason": "banned"}
-    assert home.api("disconnect", user="42", disconnect=banned) == '{"result":{}}'
+    assert home.close(disconnect=banned) == clients
     assert stream.last_frame() == {"disconnect": banned}
     assert_closed(websocket, {"disconnect": dict(banned)})
+
+
+def test_a_token_that_is_closed_and_revoked_stays_out(house: Callable[..., House]) -> None:
+    home = house()
+    token, other = make_token("--jti", "lost phone"), make_token("--jti", "laptop")
+    lost, kept = home.http_stream(token), home.http_stream(other)
+    client = lost.connected()
+    kept.connected()
+    assert home.close(client=client, revoke=True) == {client}
+    assert lost.last_frame() == FORCED
+    invalid = {"disconnect": {"code": 3500, "reason": "invalid token"}}
+    assert home.http_stream(token).last_frame() == invalid
+    assert home.http_stream(other).connected()
+
+
+@pytest.mark.parametrize(("hops", "address"), [("0", r"127\.0\.0\.1|::1"), ("1", r"192\.0\.2\.7")])
+def test_users_see_their_own_sessions_with_the_address_that_trusted_proxies_name(
+    house: Callable[..., House], hops: str, address: str
+) -> None:
+    home = house(TRUSTED_HOPS=hops)
+    token = make_token("--meta", '"swordfish"')
+    client = home.terminal(
+        *("-X", "POST", f"{home.url}/connection/uni_http_stream"),
+        *("--header", "X-Forwarded-For: 6.6.6.6, 192.0.2.7"),
+        *("--data", json.dumps({"token": token, "name": "terminal"})),
+    ).connected()
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = httpx.get(f"{home.url}/sessions", headers=headers, trust_env=False)
+    (shown,) = answer.json()["sessions"]
+    assert (shown["client"], shown["app_name"]) == (client, "terminal")
+    assert re.fullmatch(address, shown["remote_addr"])
+    assert "swordfish" not in answer.text
 
 
 def over_http(connection: socket.socket, body: bytes) -> None:
