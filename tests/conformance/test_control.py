@@ -771,7 +771,19 @@ async def test_each_session_leaves_two_lines_in_the_log_without_its_secrets(
     with caplog.at_level(logging.DEBUG, "usersessions"):
         async with face.connect(identity=identity, transport="websocket") as session:
             pass
-    said = [one.getMessage() for one in caplog.records if one.name == "usersessions.sessions"]
+    records = [one for one in caplog.records if one.name == "usersessions.sessions"]
+    said = [one.getMessage() for one in records]
+    facts = ("client", "user", "transport", "code", "lived")
+    assert [{name: vars(one).get(name) for name in facts} for one in records] == [
+        {
+            "client": session.client,
+            "user": "42",
+            "transport": "websocket",
+            "code": None,
+            "lived": None,
+        },
+        {"client": session.client, "user": "42", "transport": None, "code": 3000, "lived": 0.0},
+    ]
     assert said == [
         f"client {session.client} connected: user '42' over websocket",
         f"client {session.client} ended: user '42', code 3000, after 0.0 s",

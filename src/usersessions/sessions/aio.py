@@ -192,8 +192,13 @@ class AsyncUserSessions(AsyncControl):
         try:
             if admitted.facts.expire_at is not None:
                 self.arm()
+            transport = admitted.request.transport
             logger.info(
-                "client %s connected: user %r over %s", client, user, admitted.request.transport
+                "client %s connected: user %r over %s",
+                client,
+                user,
+                transport,
+                extra={"client": client, "user": user, "transport": transport},
             )
             if self._on_connect is not None:
                 await call_back(self._on_connect, session, what="on_connect", client=client)
@@ -329,6 +334,12 @@ class AsyncUserSessions(AsyncControl):
             session.user,
             disconnect.code,
             lived,
+            extra={
+                "client": session.client,
+                "user": session.user,
+                "code": disconnect.code,
+                "lived": lived,
+            },
         )
         if self._on_disconnect is not None:
             call_soon(
