@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import logging
+import socket
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from usersessions import (
     ConnectRefused,
     ConnectRequest,
     Disconnect,
+    HttpConnectProxy,
     Identity,
     InvalidValue,
     Key,
@@ -421,6 +423,30 @@ async def test_the_two_facades_share_a_store(store: Callable[[], Any]) -> None:
             assert len(told.unconfirmed) == 2
             assert await session.closed == Disconnect(3503, "force disconnect")
             assert closed == [Disconnect(3503, "force disconnect")]
+
+
+async def test_each_connection_asks_the_backend_anew(make: Callable[..., Any]) -> None:
+    # Nothing listens at this port: it is bound, and not more.
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        face = make(connect_proxy=HttpConnectProxy(f"http://127.0.0.1:{bound.getsockname()[1]}/"))
+        for _ in range(2):
+            with pytest.raises(ConnectRefused) as refused:
+                async with face.connect(transport="websocket"):
+                    raise AssertionError("not admitted")
+            assert refused.value.code == 3004
+    await face.aclose(timeout=0)
+
+
+async def test_a_process_that_was_forked_meanwhile_tells_of_no_end(
+    make: Callable[..., Any],
+) -> None:
+    events: list[object] = []
+    face = make(on_disconnect=lambda *arguments: events.append(arguments))
+    async with face.connect(user="42", transport="websocket"):
+        # What a fork does to the node of the child.
+        face.sessions.operations.node._begin()
+    assert events == []
 
 
 FACADES = [
