@@ -12,8 +12,12 @@ import hypothesis
 import pytest
 
 from tests.servers import Server, serving
+from usersessions.devices import device_name
 
 pytest_plugins = ["tests.guards"]
+
+# It loads its tables at the first use, which must not be on an event loop that is watched here.
+device_name("")
 
 # The same examples at every run, however slow the machine; HYPOTHESIS_PROFILE=search looks for new
 # ones, and for longer.
