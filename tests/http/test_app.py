@@ -61,7 +61,8 @@ async def test_a_key_in_the_query_is_taken() -> None:
     ("path", "expected"),
     [
         ("/api", 200),
-        ("/api/", 200),
+        ("/api/", 404),
+        ("/sessions/", 404),
         ("/api/user_connections", 200),
         ("/api/batch", 200),
         ("/api/no\xe9such", 200),

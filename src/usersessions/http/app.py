@@ -101,9 +101,10 @@ class UserSessionsApp:
                     message, request.headers, transport, scope=scope, receive=receive, send=send
                 )
             return
-        root, _, name = path[1:].partition("/")
+        root, slash, name = path[1:].partition("/")
         answer = self._answers.get(f"/{root}")
-        if answer is not None and "/" not in name:
+        # Not where a name is missing: `DELETE /sessions/` must not end all others by mistake.
+        if answer is not None and "/" not in name and bool(name) == bool(slash):
             request = await read_request(scope, receive)
             response = await self._sessions.run(answer(request, name or None))
         else:
