@@ -196,8 +196,10 @@ class ConnectionInfo:
         shown = _object(head + b"}" if found else head)
         facts = facts_of(record)
         values = {
-            **{name: shown.get(name) for name in ("app_name", "app_version")},
-            **{name: shown.get(name) for name in ("transport", "protocol")},
+            **{
+                name: shown.get(name)
+                for name in ("app_name", "app_version", "transport", "protocol")
+            },
             "connected_at": facts.connected_at,
             "last_seen": facts.connected_at if last_seen is None else last_seen,
             "expire_at": facts.expire_at,
