@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.secrecy import said
 from usersessions.commands import (
     DisconnectCommand,
+    Info,
     RevokeTokenCommand,
     UserConnections,
     read_command,
@@ -34,6 +35,11 @@ def refusal(method: JSON, params: JSON) -> tuple[int, str]:
 def test_user_connections_takes_a_user() -> None:
     assert read_command("user_connections", {"user": "42"}) == UserConnections("42")
     assert read_command("user_connections", {"user": ""}) == UserConnections("")
+
+
+@pytest.mark.parametrize("params", [None, {}, {"user": 7}])
+def test_info_takes_nothing(params: JSON) -> None:
+    assert read_command("info", params) == Info()
 
 
 def test_disconnect_takes_a_user_and_ends_all_of_it_with_3503() -> None:

@@ -7,6 +7,7 @@ import sys
 from contextlib import AsyncExitStack
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import jwt
 import pytest
@@ -21,6 +22,7 @@ from usersessions import (
     ConfigError,
     ConnectRefused,
     Identity,
+    MemoryStore,
     MissingExtraError,
     SessionTooYoung,
     TokenError,
@@ -83,6 +85,8 @@ EVERYTHING: dict[str, object] = {
     "session_limit_policy": "evict_idle",
     "session_limit_per_app": True,
     "end_others_min_age": 3600,
+    "store": "redis://127.0.0.1:1/0",
+    "store_prefix": "shop",
     "ping_interval": 10,
     "trusted_hops": 1,
     "host": "0.0.0.0",
@@ -202,6 +206,9 @@ WRONG: list[tuple[str, object, str]] = [
     ("session_limit_per_app", 1, "true or false"),
     ("end_others_min_age", -1, "a number, 0 at least"),
     ("end_others_min_age", "1h", "a number, 0 at least"),
+    ("store", "redis", "memory, or the URL of a Redis"),
+    ("store", None, "memory, or the URL of a Redis"),
+    ("store_prefix", "", "a string that is not empty"),
     ("trusted_hops", "1", "a whole number"),
     ("port", -1, "a whole number from 0 to 65535"),
     ("port", 65536, "a whole number from 0 to 65535"),
@@ -233,6 +240,7 @@ def test_a_value_of_another_kind_is_refused_by_name_and_file(
         ("ALLOW_ANONYMOUS", "yes", "true or false"),
         ("LOG_LEVEL", "INFO", "one of debug, info, warning, error"),
         ("MAX_SESSIONS", "many", "a whole number, 1 at least"),
+        ("STORE", "127.0.0.1:6379", "memory, or the URL of a Redis"),
         ("SESSION_LIMIT_POLICY", '"reject"', "one of reject, evict_oldest, evict_idle"),
     ],
 )
@@ -303,6 +311,7 @@ def test_toml_on_python_3_10_needs_the_extra(
         ("connect_proxy_headers", ["Cookie"], "connect_proxy_url"),
         ("session_limit_policy", "evict_oldest", "max_sessions"),
         ("session_limit_per_app", True, "max_sessions"),
+        ("store_prefix", "shop", "store"),
     ],
 )
 def test_a_setting_without_the_one_it_needs_is_refused(
@@ -322,6 +331,7 @@ def test_no_secret_is_in_the_repr(tmp_path: Path) -> None:
         "token_jwks_url": "https://user:swordfish@login.example/",
         "token_jwks_algorithms": ["RS256"],
         "connect_proxy_url": "https://user:swordfish@app.example/",
+        "store": "redis://:swordfish@127.0.0.1/",
     }
     shown = repr(load_json(tmp_path, **secrets))
     assert "swordfish" not in shown
@@ -510,3 +520,44 @@ async def test_a_connect_proxy_alone_is_enough() -> None:
     async with sessions.connect(user="", transport="websocket") as session:
         assert session.user == ""
     await sessions.aclose()
+
+
+class FakeRedisStore(MemoryStore):
+    """Stands for the store on Redis: it takes what that takes, and says what it got."""
+
+    def __init__(self, url: str, *, prefix: str) -> None:
+        super().__init__()
+        if not url.startswith("redis://"):
+            raise ConfigError("the URL of a Redis begins with redis://")
+        self.made_with = (url, prefix)
+
+
+@pytest.fixture
+def redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("usersessions.stores.redis")
+    module.RedisStore = FakeRedisStore  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.mark.usefixtures("redis")
+@pytest.mark.parametrize(
+    ("variables", "prefix"), [({}, "usersessions"), ({"STORE_PREFIX": "shop"}, "shop")]
+)
+def test_sessions_are_where_the_store_is_set_to(variables: dict[str, str], prefix: str) -> None:
+    url = "redis://:swordfish@127.0.0.1:6379/0"
+    settings = load_environment(TOKEN_HMAC_SECRET_KEY=SECRET, STORE=url, **variables)
+    store = settings.sessions()._store
+    assert isinstance(store, FakeRedisStore)
+    assert store.made_with == (url, prefix)
+
+
+def test_sessions_are_in_memory_unless_set_otherwise() -> None:
+    assert type(Settings(token_hmac_secret_key=SECRET).sessions()._store) is MemoryStore
+
+
+@pytest.mark.usefixtures("redis")
+def test_a_store_that_cannot_work_is_refused_by_the_name_of_its_setting() -> None:
+    settings = Settings(token_hmac_secret_key=SECRET, store="mysql://:swordfish@127.0.0.1/")
+    with pytest.raises(ConfigError, match=r"^store: the URL of a Redis begins with") as refused:
+        settings.app()
+    assert "swordfish" not in said(refused.value)

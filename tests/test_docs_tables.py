@@ -6,7 +6,7 @@ import json
 import pkgutil
 import re
 import shlex
-from dataclasses import asdict, fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +15,7 @@ from jwt.api_jws import PyJWS
 
 import usersessions
 from tests.modules import module_names
+from tests.standins import SharedStandIn
 from usersessions import (
     Closed,
     ConnectionInfo,
@@ -22,6 +23,7 @@ from usersessions import (
     Identity,
     Key,
     KeysUnavailable,
+    NodeInfo,
     OwnSession,
     OwnSessions,
     TokenError,
@@ -32,6 +34,7 @@ from usersessions.commands import Command
 from usersessions.config import Settings, load
 from usersessions.dispatch import MAX_BODY_BYTES
 from usersessions.errors import DisconnectCode, ErrorCode
+from usersessions.execution import closed_json
 from usersessions.fetch import Fetch, Fetched
 from usersessions.flows import Flow, Reply, Request, run
 from usersessions.http.app import PATHS
@@ -55,7 +58,7 @@ from usersessions.models import (
 from usersessions.operations import TIMEOUT_SECONDS
 from usersessions.proxy import ERROR_DISCONNECTS, MAX_ANSWER_BYTES, HttpConnectProxy
 from usersessions.refusals import KEPT_SECONDS
-from usersessions.stores.base import GRACE_SECONDS
+from usersessions.stores.base import GRACE_SECONDS, ListUser
 from usersessions.strictjson import MAX_DEPTH
 from usersessions.tokens import MAX_TOKEN_BYTES
 from usersessions.transports.unidirectional import ConnectMessage
@@ -165,9 +168,13 @@ def test_the_paths_of_the_streams_are_listed() -> None:
         assert f"/connection/{transport.name}" in row[0]
 
 
-@pytest.mark.parametrize("command", get_args(Command))
+@pytest.mark.parametrize("command", [one for one in get_args(Command) if names(one)])
 def test_every_method_of_the_api_is_listed_with_its_parameters(command: type[Command]) -> None:
     assert column("server-api.md", f"`{command.method}`") == names(command)
+
+
+def test_the_members_of_a_node_are_listed() -> None:
+    assert column("server-api.md", "`info`") == names(NodeInfo)
 
 
 def test_no_method_of_the_api_is_listed_that_is_not_there() -> None:
@@ -187,13 +194,15 @@ def test_what_is_said_of_connections_that_were_told_to_end_is_listed(
 ) -> None:
     tables = re.split(rf"^#+ {re.escape(heading)}$", read(page), flags=re.MULTILINE)[1]
     rows = re.findall(r"^\| `(closed|unconfirmed|not_revocable)` \|", tables, re.MULTILINE)
-    assert rows == names(Closed)
+    assert [*rows, "partial"] == names(Closed)
+    assert page == "control.md" or '`"partial": true`' in tables
 
 
 def test_every_way_to_keep_somebody_out_is_in_the_table_of_which_call_when() -> None:
     calls = " ".join(column("control.md", "Which call, when", number=1))
     named = set(re.findall(r"(\w+)\(", calls))
-    ending = {command.method for command in get_args(Command)} - {"user_connections", "refresh"}
+    others = {"user_connections", "refresh", "info"}
+    ending = {command.method for command in get_args(Command)} - others
     assert named == ending
     assert all(hasattr(UserSessions, name) for name in named)
 
@@ -259,14 +268,14 @@ def test_each_answer_that_is_shown_has_the_members_of_the_code() -> None:
     assert set(phone) | set(laptop) == set(names(OwnSession))
     assert not any(value is None for one in (phone, laptop) for value in one.values())
     answers = [json.loads(line) for line in re.findall(r'^\{"closed":.*', page, re.MULTILINE)]
-    assert [list(answer) for answer in answers] == [list(asdict(Closed()))] * 2
+    assert [list(answer) for answer in answers] == [list(json.loads(closed_json(Closed())))] * 2
 
 
 def test_every_error_that_users_get_is_listed_with_its_message() -> None:
     rows = [row[1:3] for row in table("own-sessions.md", "Errors")]
     assert rows == [(code, ErrorCode(int(code)).message) for code, _ in rows]
     here = {row[0] for row in table("server-api.md", "Errors") if row[2] == "reserved here"}
-    assert here == {code for code, _ in rows} - {"107"}
+    assert here == {code for code, _ in rows} - {"107", "108"}
 
 
 def own_request(
@@ -290,6 +299,8 @@ def test_every_error_that_users_get_is_listed_with_its_status() -> None:
 
     verifier = TokenVerifier(Key(SECRET, algorithm="HS256"))
     sessions = UserSessions(verifier, end_others_min_age=60)
+    away = SharedStandIn()
+    away.away = {ListUser}
     good = signed(sub="42")
     answers = [
         own_request(UserSessions(verifier), good, method="DELETE"),
@@ -299,6 +310,7 @@ def test_every_error_that_users_get_is_listed_with_its_status() -> None:
         own_request(sessions, good, method="DELETE", client="nobody's"),
         own_request(sessions, good, method="PUT"),
         own_request(UserSessions(Away(Key(SECRET, algorithm="HS256"))), good),
+        own_request(UserSessions(verifier, store=away), good),
     ]
     errors = [json.loads(answer.body)["error"] for answer in answers]
     assert [row[:3] for row in table("own-sessions.md", "Errors")] == [
@@ -381,6 +393,7 @@ def test_every_setting_is_listed_with_its_kind_its_default_and_its_meaning() -> 
             "Server API",
             "Clients without a token",
             "Sessions of a user",
+            "Where sessions are",
             "The server",
         )
         for row in table("configuration.md", heading)
@@ -421,9 +434,10 @@ def test_the_variables_that_are_shown_work() -> None:
         name: shlex.split(value.replace("$(openssl rand -hex 32)", SECRET))[0]
         for name, value in lines
     }
-    assert len(environ) == 3
+    assert len(environ) == 4
     settings = load(None, environ=environ)
-    assert settings.app()
+    assert settings.store.startswith("redis://:")
+    assert replace(settings, store="memory").app()
     assert settings.api_keys == ("first-key-of-yours", "second-key-of-yours")
     assert settings.meta_from_claim == {"role": "user.role"}
 

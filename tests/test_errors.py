@@ -23,6 +23,7 @@ from usersessions.errors import (
     JSONError,
     KeysUnavailable,
     MissingExtraError,
+    StoreUnavailable,
     TokenError,
     TokenExpired,
     UserSessionsError,
@@ -48,6 +49,7 @@ CLASSES = [
         (KeysUnavailable, (TokenError,)),
         (CommandError, (UserSessionsError,)),
         (ConnectRefused, (UserSessionsError,)),
+        (StoreUnavailable, (UserSessionsError,)),
         (MissingExtraError, (UserSessionsError, ImportError)),
     ],
 )

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
+from usersessions.errors import StoreUnavailable
 from usersessions.flows import Flow, Reply, Request, arun, expect, run
 
 pytestmark = pytest.mark.anyio
@@ -114,6 +115,32 @@ async def test_what_an_answerer_raises_ends_the_flow_and_reaches_the_caller_as_i
         await drive(flow(), answer)
     assert caught.value is error
     assert [type(end) for end in seen] == [GeneratorExit]
+
+
+@both
+async def test_an_error_of_ours_is_raised_where_the_flow_asked_and_it_may_go_on(
+    drive: Drive,
+) -> None:
+    error = StoreUnavailable("it is away")
+    seen: list[Exception] = []
+
+    def flow() -> Flow[int]:
+        try:
+            yield from Double(0)
+        except StoreUnavailable as caught:
+            seen.append(caught)
+        return (yield from Double(1))
+
+    def answer(request: Request) -> Reply:
+        if request == Double(0):
+            raise error
+        return double(request)
+
+    assert await drive(flow(), answer) == 2
+    assert seen == [error]
+    with pytest.raises(StoreUnavailable) as caught:
+        await drive(total(0, 1), answer)
+    assert caught.value is error
 
 
 @both

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from typing import Any
 
 import pytest
@@ -13,7 +15,9 @@ from usersessions.errors import JSONError
 from usersessions.models import ConnectRequest, Identity
 from usersessions.records import (
     ConnectionInfo,
+    Connections,
     Facts,
+    OwnList,
     OwnSession,
     app_name_of,
     facts_of,
@@ -222,3 +226,31 @@ def test_a_user_sees_their_own_session_without_meta() -> None:
 def test_the_app_name_of_a_record_is_that_of_its_list() -> None:
     assert app_name_of(entry(REQUEST, Identity("42"))) == "web"
     assert app_name_of(entry(ConnectRequest("c1", "sse"), Identity("42"))) is None
+
+
+INFO = ConnectionInfo(prepare(ConnectRequest("c1", "sse"), Identity("42"), Facts(connected_at=0)))
+OWN = OwnSession.of("c1", INFO, current=True)
+
+
+@pytest.mark.parametrize(
+    ("view", "plain"),
+    [
+        (Connections({"c1": INFO}, partial=True), {"c1": INFO}),
+        (Connections([("c1", INFO)]), {"c1": INFO}),
+        (Connections(), {}),
+        (OwnList([OWN], partial=True), (OWN,)),
+        (OwnList(one for one in (OWN,)), (OWN,)),
+        (OwnList(), ()),
+    ],
+)
+def test_a_view_of_several_sessions_is_as_a_plain_one_and_knows_if_it_is_whole(
+    view: Connections | OwnList, plain: object
+) -> None:
+    assert (view == plain, repr(view), len(view)) == (True, repr(plain), int(bool(plain)))
+    for copied in (copy.copy(view), pickle.loads(pickle.dumps(view))):
+        assert (type(copied), copied, copied.partial) == (type(view), view, view.partial)
+
+
+def test_a_view_of_several_sessions_is_whole_unless_it_says_otherwise() -> None:
+    assert not Connections().partial and Connections(partial=True).partial
+    assert not OwnList().partial and OwnList(partial=True).partial

@@ -16,6 +16,7 @@ from .errors import (
     MissingExtraError,
     NoSuchSession,
     SessionTooYoung,
+    StoreUnavailable,
     TokenError,
     TokenExpired,
     TokenRevoked,
@@ -25,8 +26,9 @@ from .jwks import JWKS
 from .keys import Key
 from .live import AsyncSession, Session
 from .models import ConnectRequest, Disconnect, Identity, SessionLimit
+from .node import NodeInfo
 from .proxy import ConnectProxy, HttpConnectProxy
-from .records import ConnectionInfo, OwnSession
+from .records import ConnectionInfo, Connections, OwnList, OwnSession
 from .sessions import AsyncOwnSessions, AsyncUserSessions, OwnSessions, UserSessions
 from .stores.base import Closed
 from .stores.memory import MemoryStore
@@ -45,6 +47,7 @@ __all__ = [
     "ConnectRefused",
     "ConnectRequest",
     "ConnectionInfo",
+    "Connections",
     "Disconnect",
     "DisconnectCode",
     "ErrorCode",
@@ -58,11 +61,14 @@ __all__ = [
     "MemoryStore",
     "MissingExtraError",
     "NoSuchSession",
+    "NodeInfo",
+    "OwnList",
     "OwnSession",
     "OwnSessions",
     "Session",
     "SessionLimit",
     "SessionTooYoung",
+    "StoreUnavailable",
     "TokenError",
     "TokenExpired",
     "TokenRevoked",

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias, TypeVar
 
 from .errors import CommandError, DisconnectCode, ErrorCode, InvalidValue
-from .models import Disconnect, check_id
+from .models import FORCED, Disconnect, check_id
 from .strictjson import JSON
 
 __all__ = [
     "BlockUserCommand",
     "Command",
     "DisconnectCommand",
+    "Info",
     "InvalidateUserTokens",
     "Refresh",
     "RevokeTokenCommand",
@@ -29,8 +30,6 @@ __all__ = [
 
 T = TypeVar("T")
 Params: TypeAlias = Mapping[str, JSON]
-
-FORCE_DISCONNECT = Disconnect.of(DisconnectCode.FORCE_DISCONNECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class DisconnectCommand:
     session: str | None = None
     whitelist: frozenset[str] = frozenset()
     label_filter: Mapping[str, str] = field(default_factory=dict)
-    disconnect: Disconnect = FORCE_DISCONNECT
+    disconnect: Disconnect = FORCED
     revoke: bool = False
 
     @classmethod
@@ -74,7 +73,7 @@ class DisconnectCommand:
                 for entry in _optional(params, "whitelist", list, "an array of strings") or ()
             ),
             label_filter=_optional(params, "label_filter", dict, "an object of strings") or {},
-            disconnect=FORCE_DISCONNECT if disconnect is None else _disconnect(disconnect),
+            disconnect=FORCED if disconnect is None else _disconnect(disconnect),
             revoke=_flag(params, "revoke"),
         )
 
@@ -167,6 +166,18 @@ class Refresh:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Info:
+    """`info`: list the processes that share the store."""
+
+    method: ClassVar[str] = "info"
+
+    @classmethod
+    def read(cls, params: Params) -> Info:
+        """Make it from the `params` of a request, of which it needs none."""
+        return cls()
+
+
 Command: TypeAlias = (
     UserConnections
     | DisconnectCommand
@@ -175,6 +186,7 @@ Command: TypeAlias = (
     | RevokeTokenCommand
     | InvalidateUserTokens
     | Refresh
+    | Info
 )
 
 _READERS: Mapping[str, Callable[[Params], Command]] = {
@@ -185,6 +197,7 @@ _READERS: Mapping[str, Callable[[Params], Command]] = {
     RevokeTokenCommand.method: RevokeTokenCommand.read,
     InvalidateUserTokens.method: InvalidateUserTokens.read,
     Refresh.method: Refresh.read,
+    Info.method: Info.read,
 }
 
 

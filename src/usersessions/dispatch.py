@@ -2,8 +2,8 @@
 
 1. For any bytes there is a documented answer; no exception but the app's own escapes.
 2. Several commands in one body are answered one a line, each by itself: an error in one is no
-   error in the next. But a body that is not JSON to its end is refused whole, before anything is
-   carried out.
+   error in the next, and neither is a store that does not answer in time. But a body that is not
+   JSON to its end is refused whole, before anything is carried out.
 3. However many commands a body has, they wait for connections to end as long as one would.
 4. API keys are compared as digests, in constant time, all of them every time.
 """
@@ -11,11 +11,19 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Iterable
 from hashlib import sha256
 
 from .commands import Command, read_command
-from .errors import CommandError, ConfigError, ErrorCode, InvalidValue, JSONError
+from .errors import (
+    CommandError,
+    ConfigError,
+    ErrorCode,
+    InvalidValue,
+    JSONError,
+    StoreUnavailable,
+)
 from .execution import execute
 from .flows import Flow
 from .operations import TIMEOUT_SECONDS, Operations
@@ -31,6 +39,8 @@ __all__ = [
     "dispatch",
     "error_json",
 ]
+
+logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 65536
 """The largest request body, in bytes."""
@@ -159,11 +169,15 @@ def error_json(error: CommandError) -> bytes:
 def _answer(operations: Operations, request: JSON, *, share: int) -> Flow[bytes]:
     try:
         command = _read(request)
-        result = yield from execute(operations, command, timeout=TIMEOUT_SECONDS / share)
     except CommandError as error:
         return error_json(error)
+    try:
+        result = yield from execute(operations, command, timeout=TIMEOUT_SECONDS / share)
     except InvalidValue as error:
         return error_json(CommandError(ErrorCode.BAD_REQUEST, str(error)))
+    except StoreUnavailable as error:
+        logger.warning("the command %s was not answered: %s", command.method, error)
+        return error_json(CommandError(ErrorCode.NOT_AVAILABLE))
     return _RESULT + result + b"}"
 
 

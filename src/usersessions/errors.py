@@ -12,6 +12,7 @@
     ├── ConnectRefused                  a connection that is refused, with its disconnect code
     ├── NoSuchSession (LookupError)     the user has no session of this client ID
     ├── SessionTooYoung                 a login is too young to end other sessions
+    ├── StoreUnavailable                what the processes share cannot be reached now
     └── MissingExtraError (ImportError) an optional dependency that is not installed
 
 No message here ever carries a token, a key or a `meta`: each says what was wrong by name and kind.
@@ -38,6 +39,7 @@ __all__ = [
     "MissingExtraError",
     "NoSuchSession",
     "SessionTooYoung",
+    "StoreUnavailable",
     "TokenError",
     "TokenExpired",
     "TokenRevoked",
@@ -193,6 +195,13 @@ class NoSuchSession(UserSessionsError, LookupError):
 
 class SessionTooYoung(UserSessionsError):
     """The login behind a session is too young to end other sessions."""
+
+
+class StoreUnavailable(UserSessionsError):
+    """The store that the processes share did not answer in time; try again later.
+
+    What was asked may have been done all the same: ask again, as asking twice does no harm.
+    """
 
 
 class MissingExtraError(UserSessionsError, ImportError):

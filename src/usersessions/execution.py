@@ -1,11 +1,17 @@
-"""Carrying out the commands of the server API: each gives its result as JSON."""
+"""Carrying out the commands of the server API: each gives its result as JSON.
+
+A result that may lack something says so: it has a last member `"partial": true`.
+"""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 from .commands import (
     BlockUserCommand,
     Command,
     DisconnectCommand,
+    Info,
     InvalidateUserTokens,
     Refresh,
     RevokeTokenCommand,
@@ -18,7 +24,7 @@ from .registry import connections_json
 from .stores.base import Closed, ListUser
 from .strictjson import dumps
 
-__all__ = ["execute"]
+__all__ = ["closed_json", "execute"]
 
 
 def execute(operations: Operations, command: Command, *, timeout: float) -> Flow[bytes]:
@@ -26,11 +32,16 @@ def execute(operations: Operations, command: Command, *, timeout: float) -> Flow
 
     Raises:
         InvalidValue: if a parameter is outside of its bounds.
+        StoreUnavailable: if the store does not answer in time.
     """
     if isinstance(command, UserConnections):
         # From prepared pieces to the reply; nothing is parsed on the way.
         entries = yield from ListUser(command.user)
-        return b'{"connections":' + connections_json(entries.records) + b"}"
+        end = b',"partial":true}' if entries.partial else b"}"
+        return b'{"connections":' + connections_json(entries.records) + end
+    if isinstance(command, Info):
+        nodes = yield from operations.info()
+        return dumps({"nodes": [asdict(node) for node in nodes]})
     if isinstance(command, Refresh):
         yield from operations.refresh(
             command.user,
@@ -44,7 +55,7 @@ def execute(operations: Operations, command: Command, *, timeout: float) -> Flow
     if isinstance(command, UnblockUserCommand):
         yield from operations.unblock_user(command.user)
         return b"{}"
-    return _closed_json((yield from _end(operations, command, timeout)))
+    return closed_json((yield from _end(operations, command, timeout)))
 
 
 def _end(
@@ -88,11 +99,17 @@ def _end(
     )
 
 
-def _closed_json(closed: Closed) -> bytes:
+def closed_json(closed: Closed) -> bytes:
+    """What became of the sessions that were told to end, as JSON.
+
+    >>> closed_json(Closed(closed=("c1",)))
+    b'{"closed":["c1"],"unconfirmed":[],"not_revocable":[]}'
+    """
     return dumps(
         {
             "closed": list(closed.closed),
             "unconfirmed": list(closed.unconfirmed),
             "not_revocable": list(closed.not_revocable),
+            **({"partial": True} if closed.partial else {}),
         }
     )

@@ -5,8 +5,9 @@ flow serves threads and event loops. `run` drives it with a function that answer
 coroutine function that answers.
 
 1. A request knows its reply: `yield from SomeRequest(...)` inside a flow gives the decoded result.
-2. What a flow can handle is a reply, not an exception. An exception from the answerer ends the
-   flow and reaches the caller as it is.
+2. What a flow can handle is a reply, or an error that this library raises on purpose, which is
+   raised where the flow yielded. Any other exception from the answerer, a cancellation above all,
+   ends the flow and reaches the caller as it is.
 3. A flow never yields in `finally` or `except BaseException`: that would swallow a cancellation.
 """
 
@@ -14,7 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing
+from functools import partial
 from typing import TypeAlias, TypeVar
+
+from .errors import UserSessionsError
 
 __all__ = ["Flow", "Reply", "Request", "arun", "expect", "run"]
 
@@ -51,25 +55,31 @@ def expect(reply: Reply, kind: type[R]) -> R:
 def run(flow: Flow[T], answer: Callable[[Request], Reply]) -> T:
     """Drive a flow to its end with an answerer that blocks, and give what it returns."""
     with closing(flow):
-        reply: Reply | None = None
+        step: Callable[[], Request] = partial(next, flow)
         while True:
             # Only the flow's own step may end it: an answerer's StopIteration is an error.
             try:
-                request = next(flow) if reply is None else flow.send(reply)
+                request = step()
             except StopIteration as end:
                 result: T = end.value
                 return result
-            reply = answer(request)
+            try:
+                step = partial(flow.send, answer(request))
+            except UserSessionsError as error:
+                step = partial(flow.throw, error)
 
 
 async def arun(flow: Flow[T], answer: Callable[[Request], Awaitable[Reply]]) -> T:
     """Drive a flow to its end with an answerer that is awaited, and give what it returns."""
     with closing(flow):
-        reply: Reply | None = None
+        step: Callable[[], Request] = partial(next, flow)
         while True:
             try:
-                request = next(flow) if reply is None else flow.send(reply)
+                request = step()
             except StopIteration as end:
                 result: T = end.value
                 return result
-            reply = await answer(request)
+            try:
+                step = partial(flow.send, await answer(request))
+            except UserSessionsError as error:
+                step = partial(flow.throw, error)

@@ -30,7 +30,7 @@ _ENDED = Disconnect.of(DisconnectCode.CONNECTION_CLOSED)
 class Keeper(Protocol):
     """What a session asks of the facade that it belongs to."""
 
-    def touch(self, client: str) -> None:
+    def touch(self, client: str, user: str) -> None:
         """Note that a client was heard of."""
 
     def rebind(self, client: str, user: str, token: str) -> None:
@@ -40,7 +40,7 @@ class Keeper(Protocol):
 class AsyncKeeper(Protocol):
     """The same, awaited."""
 
-    def touch(self, client: str) -> None:
+    def touch(self, client: str, user: str) -> None:
         """Note that a client was heard of."""
 
     async def rebind(self, client: str, user: str, token: str) -> None:
@@ -96,7 +96,7 @@ class Session(_Live):
 
     def touch(self) -> None:
         """Note that the client was heard of; call it when a message comes in."""
-        self._keeper.touch(self.client)
+        self._keeper.touch(self.client, self.user)
 
     def refresh(self, token: str) -> None:
         """Have the session belong to another token of the same user, and expire with that one.
@@ -104,6 +104,7 @@ class Session(_Live):
         Raises:
             TokenError: if the token is refused, or another user's; the session goes on as it was.
             ConnectRefused: if the session has ended.
+            StoreUnavailable: if the store did not answer in time; nothing may have changed.
         """
         self._keeper.rebind(self.client, self.user, token)
 
@@ -165,7 +166,7 @@ class AsyncSession(_Live):
 
     def touch(self) -> None:
         """Note that the client was heard of; call it when a message comes in."""
-        self._keeper.touch(self.client)
+        self._keeper.touch(self.client, self.user)
 
     async def refresh(self, token: str) -> None:
         """Have the session belong to another token of the same user, and expire with that one.
@@ -173,6 +174,7 @@ class AsyncSession(_Live):
         Raises:
             TokenError: if the token is refused, or another user's; the session goes on as it was.
             ConnectRefused: if the session has ended.
+            StoreUnavailable: if the store did not answer in time; nothing may have changed.
         """
         await self._keeper.rebind(self.client, self.user, token)
 

@@ -13,6 +13,7 @@ from .errors import ConfigError, DisconnectCode, InvalidValue, JSONError
 from .strictjson import JSON, dumps, loads
 
 __all__ = [
+    "FORCED",
     "MAX_DATA_BYTES",
     "MAX_ID_LENGTH",
     "MAX_LABELS",
@@ -131,6 +132,10 @@ class Disconnect:
     def reconnect(self) -> bool:
         """Whether the client is invited to connect again."""
         return self.code % 1000 < 500
+
+
+FORCED = Disconnect.of(DisconnectCode.FORCE_DISCONNECT)
+"""What a session is told that is ended on purpose, where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -8,20 +8,33 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from math import ceil
 
 from .errors import DisconnectCode, InvalidValue
 from .models import Disconnect
 from .registry import Registry, tell_all
+from .version import __version__
 
-__all__ = ["EXPIRED", "SHUTDOWN", "ClientIds", "Node"]
+__all__ = [
+    "EXPIRED",
+    "INVALID",
+    "OVER_LIMIT",
+    "SHUTDOWN",
+    "ClientIds",
+    "Node",
+    "NodeInfo",
+]
 
+INVALID = Disconnect.of(DisconnectCode.INVALID_TOKEN)
+OVER_LIMIT = Disconnect.of(DisconnectCode.CONNECTION_LIMIT)
 EXPIRED = Disconnect.of(DisconnectCode.CONNECTION_EXPIRED)
 SHUTDOWN = Disconnect.of(DisconnectCode.SHUTDOWN)
 
@@ -64,6 +77,27 @@ def _draw_batch() -> list[str]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What a node says of itself.
+
+    Attributes:
+        uid: its ID.
+        name: its host and process ID, for people.
+        version: the version of this library that it runs.
+        num_clients: how many sessions it holds.
+        num_users: of how many users.
+        uptime: for how many whole seconds it has been there.
+    """
+
+    uid: str
+    name: str
+    version: str
+    num_clients: int
+    num_users: int
+    uptime: int
+
+
 class Node:
     """The state of one node.
 
@@ -91,6 +125,19 @@ class Node:
         self.lock = threading.Lock()
         self.client_ids = ClientIds()
         self.draining = False
+        self._began = time.monotonic()
+
+    def info(self) -> NodeInfo:
+        """What it says of itself now."""
+        clients, users = self.registry.counts()
+        return NodeInfo(
+            self.id,
+            f"{socket.gethostname()}_{os.getpid()}",
+            __version__,
+            clients,
+            users,
+            int(time.monotonic() - self._began),
+        )
 
     def expire(self) -> None:
         """Tell the sessions whose time is up to end, with 3005 `connection expired`."""

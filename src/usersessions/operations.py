@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -33,9 +34,9 @@ from .models import (
     check_labels,
     check_time,
 )
-from .node import EXPIRED, Node
+from .node import EXPIRED, Node, NodeInfo
 from .proxy import ConnectProxy
-from .records import ConnectionInfo, Facts, prepare
+from .records import ConnectionInfo, Connections, Facts, prepare
 from .registry import Tell
 from .stores.base import (
     BlockUser,
@@ -43,6 +44,7 @@ from .stores.base import (
     Closed,
     DisconnectUser,
     InvalidateTokens,
+    ListNodes,
     ListUser,
     Rebind,
     RefreshUser,
@@ -53,10 +55,13 @@ from .stores.base import (
 )
 from .tokens import Verifier
 
-__all__ = ["TIMEOUT_SECONDS", "Admitted", "Operations"]
+__all__ = ["TIMEOUT_SECONDS", "Admitted", "Operations", "time_left"]
 
 TIMEOUT_SECONDS = 2.0
 """How long to wait for connections to end, where nothing else is said."""
+
+_LEAST_TO_CLOSE = 0.5
+_MOST_TO_CLOSE = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -196,13 +201,18 @@ class Operations:
 
     # Lists ------------------------------------------------------------------------------------
 
-    def user_connections(self, user: str) -> Flow[dict[str, ConnectionInfo]]:
+    def user_connections(self, user: str) -> Flow[Connections]:
         """A user's connections, by client ID."""
         entries = yield from ListUser(check_id("user", user))
-        return {
-            client: ConnectionInfo(record, last_seen=entries.seen.get(client))
+        connections = (
+            (client, ConnectionInfo(record, last_seen=entries.seen.get(client)))
             for client, record in entries.records.items()
-        }
+        )
+        return Connections(connections, partial=entries.partial)
+
+    def info(self) -> Flow[tuple[NodeInfo, ...]]:
+        """The processes that share the store."""
+        return (yield from ListNodes())
 
     # Control ----------------------------------------------------------------------------------
 
@@ -305,6 +315,20 @@ class Operations:
         except TokenError as error:
             logger.info("client %s refused: %s", request.client, error)
             raise ConnectRefused(_code_of(error)) from error
+
+
+def time_left(timeout: float, *, since: float) -> float:
+    """What is left of some seconds for closing a store, which has a little in any case.
+
+    Args:
+        timeout: how many seconds there were.
+        since: from when on, on the monotonic clock.
+
+    >>> time_left(0, since=time.monotonic())
+    0.5
+    """
+    left = timeout - (time.monotonic() - since)
+    return min(max(left, _LEAST_TO_CLOSE), _MOST_TO_CLOSE)
 
 
 def _code_of(error: TokenError) -> DisconnectCode:

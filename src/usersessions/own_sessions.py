@@ -11,19 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from .errors import DisconnectCode, InvalidValue, NoSuchSession, SessionTooYoung
+from .errors import InvalidValue, NoSuchSession, SessionTooYoung, StoreUnavailable
 from .flows import Flow
-from .models import Disconnect, Identity, check_id
+from .models import FORCED, Identity, check_id
 from .operations import TIMEOUT_SECONDS, Operations
-from .records import ConnectionInfo, OwnSession, facts_of
-from .stores.base import Closed, DisconnectUser, ListUser
+from .records import ConnectionInfo, OwnList, OwnSession, facts_of
+from .stores.base import Closed, DisconnectUser, Entries, ListUser
 
 __all__ = ["Caller", "OwnOperations"]
 
 Caller: TypeAlias = "str | Identity"
 """Who asks: their token, or the identity that the app has authenticated."""
-
-_FORCED = Disconnect.of(DisconnectCode.FORCE_DISCONNECT)
 
 
 class OwnOperations:
@@ -38,13 +36,13 @@ class OwnOperations:
         self._operations = operations
         self._caller = caller
 
-    def list(self, *, current: str | None) -> Flow[tuple[OwnSession, ...]]:
+    def list(self, *, current: str | None) -> Flow[OwnList]:
         """The caller's sessions, oldest first."""
         named = None if current is None else {check_id("current", current)}
         identity = yield from self._identify()
         entries = yield from ListUser(identity.user)
         mine = named or _of_token(entries.records, identity.token_id)
-        return tuple(
+        sessions = (
             OwnSession.of(
                 client,
                 ConnectionInfo(record, last_seen=entries.seen.get(client)),
@@ -52,14 +50,13 @@ class OwnOperations:
             )
             for client, record in entries.records.items()
         )
+        return OwnList(sessions, partial=entries.partial)
 
     def end(self, client: str, *, revoke: bool) -> Flow[Closed]:
         """End one of the caller's sessions."""
         identity = yield from self._identify()
         entries = yield from ListUser(identity.user)
-        record = entries.records.get(check_id("client", client))
-        if record is None:
-            raise NoSuchSession("there is no session of this client ID")
+        record = _found(entries, check_id("client", client))
         if identity.token_id is None or facts_of(record).token_id != identity.token_id:
             self._check_age(identity, None)
         return (yield from self._operations.disconnect(identity.user, client=client, revoke=revoke))
@@ -70,9 +67,7 @@ class OwnOperations:
         entries = yield from ListUser(identity.user)
         token_id, record = identity.token_id, None
         if current is not None:
-            record = entries.records.get(check_id("current", current))
-            if record is None:
-                raise NoSuchSession("there is no session of this client ID")
+            record = _found(entries, check_id("current", current))
             token_id = facts_of(record).token_id
         elif token_id is None:
             raise InvalidValue("say which session is the current one: no token ID tells it")
@@ -81,7 +76,7 @@ class OwnOperations:
         return (
             yield from DisconnectUser(
                 identity.user,
-                _FORCED,
+                FORCED,
                 whitelist=() if current is None else (current,),
                 revoke=revoke,
                 spared_token=token_id,
@@ -109,6 +104,15 @@ class OwnOperations:
             raise SessionTooYoung(
                 "this login is too new to end other sessions; end them from one that is older"
             )
+
+
+def _found(entries: Entries, client: str) -> bytes:
+    record = entries.records.get(client)
+    if record is not None:
+        return record
+    if entries.partial:
+        raise StoreUnavailable("not all sessions can be seen now")
+    raise NoSuchSession("there is no session of this client ID")
 
 
 def _of_token(records: Mapping[str, bytes], token_id: str | None) -> set[str]:

@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from typing_extensions import Self
 
 from .devices import device_name
 from .errors import JSONError
@@ -20,7 +22,9 @@ from .strictjson import JSON, dumps, loads
 
 __all__ = [
     "ConnectionInfo",
+    "Connections",
     "Facts",
+    "OwnList",
     "OwnSession",
     "app_name_of",
     "facts_of",
@@ -222,6 +226,29 @@ class ConnectionInfo:
         return device_name(self.user_agent)
 
 
+class Connections(dict[str, ConnectionInfo]):
+    """A user's connections by client ID, oldest first: a dict that knows whether it is whole.
+
+    Attributes:
+        partial: whether there may be more than could be seen.
+
+    >>> connections = Connections(partial=True)
+    >>> connections, connections.partial
+    ({}, True)
+    """
+
+    __slots__ = ("partial",)
+
+    def __init__(
+        self,
+        connections: Mapping[str, ConnectionInfo] | Iterable[tuple[str, ConnectionInfo]] = (),
+        *,
+        partial: bool = False,
+    ) -> None:
+        super().__init__(connections)
+        self.partial = partial
+
+
 @dataclass(frozen=True, slots=True)
 class OwnSession:
     """One of a user's sessions, as the user may see it.
@@ -262,3 +289,22 @@ class OwnSession:
             info.device,
             info.remote_addr,
         )
+
+
+class OwnList(tuple[OwnSession, ...]):
+    """A user's sessions, oldest first: a tuple that knows whether it is whole.
+
+    Attributes:
+        partial: whether there may be more than could be seen.
+
+    >>> own = OwnList(partial=True)
+    >>> own, own.partial
+    ((), True)
+    """
+
+    partial: bool
+
+    def __new__(cls, sessions: Iterable[OwnSession] = (), *, partial: bool = False) -> Self:
+        made = super().__new__(cls, sessions)
+        made.partial = partial
+        return made

@@ -199,6 +199,16 @@ class Registry:
         with self._lock:
             return list(self._tell)
 
+    def all(self) -> list[tuple[str, str]]:
+        """All sessions, as user and client."""
+        with self._lock:
+            return [(user, client) for user, records in self._records.items() for client in records]
+
+    def users(self) -> list[str]:
+        """All users."""
+        with self._lock:
+            return list(self._records)
+
     def counts(self) -> tuple[int, int]:
         """How many sessions there are, and of how many users."""
         with self._lock:

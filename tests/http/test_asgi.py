@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.http.exchange import Connection, Exchange, LeapingLoop, scope, sessions_held, settle
+from tests.standins import AWAY, SharedStandIn
 from usersessions import (
     AsyncUserSessions,
     ConnectRefused,
@@ -29,6 +30,7 @@ from usersessions.http.asgi import (
     send_response,
 )
 from usersessions.http.base import MAX_BODY_BYTES, Response
+from usersessions.stores.base import Register
 from usersessions.transports.unidirectional import Stream
 
 pytestmark = pytest.mark.anyio
@@ -376,6 +378,21 @@ async def test_a_proxy_of_the_apps_own_that_fails_costs_the_client_3004(
     (record,) = caplog.records
     assert record.message.startswith("the connection of client ")
     assert record.exc_info is not None and record.exc_info[0] is LookupError
+
+
+@EACH_KIND
+async def test_a_store_that_does_not_answer_costs_the_client_3004_and_one_line(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SharedStandIn()
+    store.away = {Register}
+    app = UserSessionsApp(AsyncUserSessions(connect_proxy=admit, store=store))
+    connection = Connection(app, kind, {})
+    await connection.end()
+    assert connection.frames == [{"disconnect": {"code": 3004, "reason": "internal server error"}}]
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert record.getMessage().endswith(f" refused: {AWAY}")
 
 
 @EACH_KIND

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.http.exchange import settle
+from tests.standins import SharedStandIn
 from usersessions import AsyncUserSessions, ConnectRefused, Disconnect
 from usersessions.http.lifespan import lifespan
 
@@ -104,6 +105,14 @@ async def test_sessions_are_told_3001_when_the_lifespan_is_over(
     with pytest.raises(ConnectRefused):
         async with sessions.connect(user="42", transport="test"):
             pass
+
+
+@pytest.mark.anyio
+async def test_a_server_joins_the_others_at_its_start_and_leaves_them_at_its_end() -> None:
+    store = SharedStandIn()
+    async with lifespan(AsyncUserSessions(store=store)):
+        assert (store.joined, store.closed) == (1, [])
+    assert (store.joined, len(store.closed)) == (1, 1)
 
 
 @pytest.mark.anyio

@@ -10,12 +10,14 @@ from typing import Any
 import jwt
 import pytest
 
-from usersessions import Disconnect, Key, MemoryStore, Session, TokenVerifier, UserSessions
+from tests.standins import AWAY, SharedStandIn
+from usersessions import Disconnect, Key, Session, TokenVerifier, UserSessions
 from usersessions.fetch import FetchFailed
 from usersessions.flows import Flow
 from usersessions.http.base import Request, Response
 from usersessions.http.own_sessions import OwnSessionsApi
 from usersessions.jwks import JWKS
+from usersessions.stores.base import ListUser
 
 SECRET = "a secret of at least thirty-two bytes"
 NOW = 1_800_000_000
@@ -29,7 +31,7 @@ class Own:
     """The endpoint, and sessions that end as soon as they are told to."""
 
     def __init__(self, **settings: Any) -> None:
-        self.store = MemoryStore(clock=lambda: NOW)
+        self.store = SharedStandIn(clock=lambda: NOW)
         self.sessions = UserSessions(
             TokenVerifier(Key(SECRET, algorithm="HS256")), store=self.store, **settings
         )
@@ -211,3 +213,23 @@ def test_while_keys_cannot_be_fetched_nobody_is_told_that_their_token_is_bad() -
         flow.send(FetchFailed("connection refused"))
     response: Response = end.value.value
     assert error_of(response) == (503, 108, "not available: tokens cannot be verified now")
+
+
+def test_an_answer_that_may_not_be_whole_says_so_at_its_end(own: Own) -> None:
+    own.store.partial = True
+    assert own("GET", token()).body == b'{"sessions":[],"partial":true}'
+    ended = b'{"closed":[],"unconfirmed":[],"not_revocable":[],"partial":true}'
+    assert own("DELETE", token(jti="mine")).body == ended
+    assert error_of(own("DELETE", token(), client="c1"))[:2] == (503, 108)
+
+
+def test_while_the_store_is_away_users_are_told_to_come_back(
+    own: Own, caplog: pytest.LogCaptureFixture
+) -> None:
+    own.store.away = {ListUser}
+    for response in (own("GET", token()), own("DELETE", token(), client="c1")):
+        message = "not available: sessions cannot be reached now"
+        assert error_of(response) == (503, 108, message)
+    assert [(one.levelname, one.getMessage(), one.exc_info) for one in caplog.records] == [
+        ("WARNING", f"a request for own sessions was not answered: {AWAY}", None)
+    ] * 2

@@ -62,8 +62,8 @@ def test_it_registers_lists_tells_and_forgets() -> None:
 def test_a_touch_is_seen_in_lists_while_the_client_is_there() -> None:
     store = MemoryStore(clock=lambda: 7.0)
     store.answer(register("c1", ignore))
-    store.touch("c1")
-    store.touch("c2")
+    store.touch("42", "c1")
+    store.touch("42", "c2")
     assert store.answer(ListUser("42")) == Entries({"c1": RECORD}, {"c1": 7.0})
 
 

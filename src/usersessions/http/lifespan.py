@@ -32,7 +32,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @asynccontextmanager
 async def lifespan(sessions: AsyncUserSessions) -> AsyncGenerator[None, None]:
-    """Hold while the server runs; at its end, open streams get 3001 `shutdown`.
+    """Hold while the server runs: `info` lists it, and at its end open streams get 3001 `shutdown`.
 
     It has to be entered after the server has installed its signal handlers, as all servers do
     before they start an app. Only the main thread can hear signals: where the server runs in
@@ -40,6 +40,7 @@ async def lifespan(sessions: AsyncUserSessions) -> AsyncGenerator[None, None]:
     """
     # One app may be served again, in tests for instance; what drained before may serve anew.
     sessions.operations.node.draining = False
+    sessions.join()
     relay = _SignalRelay(sessions)
     relay.begin()
     try:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 
 from ..devices import device_name
@@ -19,16 +20,21 @@ from ..errors import (
     KeysUnavailable,
     NoSuchSession,
     SessionTooYoung,
+    StoreUnavailable,
     TokenError,
     TokenExpired,
 )
+from ..execution import closed_json
 from ..flows import Flow
 from ..operations import Operations
 from ..own_sessions import OwnOperations
+from ..records import OwnList
 from ..strictjson import JSON, dumps
 from .base import Request, Response
 
 __all__ = ["OwnSessionsApi"]
+
+logger = logging.getLogger(__name__)
 
 _HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
 
@@ -64,11 +70,7 @@ class OwnSessionsApi:
         try:
             if request.method == "GET":
                 sessions = yield from own.list(current=current)
-                listed: list[JSON] = [
-                    {name: value for name, value in asdict(one).items() if value is not None}
-                    for one in sessions
-                ]
-                return Response(200, dumps({"sessions": listed}), _HEADERS)
+                return Response(200, _listed(sessions), _HEADERS)
             if client is not None:
                 closed = yield from own.end(client, revoke=True)
             else:
@@ -85,8 +87,22 @@ class OwnSessionsApi:
             return _error(403, ErrorCode.PERMISSION_DENIED, str(error))
         except InvalidValue as error:
             return _error(400, ErrorCode.BAD_REQUEST, str(error))
-        ended: JSON = {name: list(clients) for name, clients in asdict(closed).items()}
-        return Response(200, dumps(ended), _HEADERS)
+        except StoreUnavailable as error:
+            logger.warning("a request for own sessions was not answered: %s", error)
+            return _error(503, ErrorCode.NOT_AVAILABLE, "sessions cannot be reached now")
+        return Response(200, closed_json(closed), _HEADERS)
+
+
+def _listed(sessions: OwnList) -> bytes:
+    members: dict[str, JSON] = {
+        "sessions": [
+            {name: value for name, value in asdict(one).items() if value is not None}
+            for one in sessions
+        ]
+    }
+    if sessions.partial:
+        members["partial"] = True
+    return dumps(members)
 
 
 def _bearer(request: Request) -> str | None:

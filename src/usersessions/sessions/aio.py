@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from ..callbacks import call_awaited as call_back
 from ..callbacks import call_soon
 from ..dispatch import dispatch
-from ..errors import ConnectRefused, InvalidValue
+from ..errors import ConnectRefused, InvalidValue, StoreUnavailable
 from ..fetch import Fetch
 from ..flows import Flow, Reply, Request, arun
 from ..live import AsyncClose, AsyncSession
 from ..models import ConnectRequest, Disconnect, Identity, SessionLimit
-from ..operations import Admitted, Operations
+from ..node import NodeInfo
+from ..operations import Admitted, Operations, time_left
 from ..own_sessions import Caller, OwnOperations
 from ..proxy import Call, ConnectCallable, ConnectProxy, as_proxy, call_awaited
-from ..records import ConnectionInfo
+from ..records import Connections
 from ..stores.base import AsyncStore, StoreRequest
 from ..stores.memory import MemoryStore
 from ..strictjson import JSON
 from ..tokens import Verifier
 from .aio_control import AsyncControl
 from .aio_own import AsyncOwnSessions
+from .events import not_registered, session_began, session_ended
 from .expiry import LoopExpiry
 
 if TYPE_CHECKING:
@@ -37,8 +39,6 @@ T = TypeVar("T")
 
 OnConnect: TypeAlias = "Callable[[AsyncSession], Awaitable[None] | None]"
 OnDisconnect: TypeAlias = "Callable[[AsyncSession, Disconnect, float], Awaitable[None] | None]"
-
-logger = logging.getLogger("usersessions.sessions")
 
 
 class AsyncUserSessions(AsyncControl):
@@ -185,6 +185,10 @@ class AsyncUserSessions(AsyncControl):
         except (ConnectRefused, InvalidValue):
             # Nothing was registered; under this client ID, another session may be.
             raise
+        except StoreUnavailable as error:
+            # It may have been registered all the same.
+            self._store.end(user, client)
+            raise not_registered(client, error) from error
         except BaseException:
             # It may have been registered before a cancellation.
             self._store.end(user, client)
@@ -192,14 +196,7 @@ class AsyncUserSessions(AsyncControl):
         try:
             if admitted.facts.expire_at is not None:
                 self.arm()
-            transport = admitted.request.transport
-            logger.info(
-                "client %s connected: user %r over %s",
-                client,
-                user,
-                transport,
-                extra={"client": client, "user": user, "transport": transport},
-            )
+            session_began(admitted)
             if self._on_connect is not None:
                 await call_back(self._on_connect, session, what="on_connect", client=client)
             yield session
@@ -210,11 +207,14 @@ class AsyncUserSessions(AsyncControl):
             if held:
                 self._gone(session, ended)
 
-    async def user_connections(self, user: str) -> dict[str, ConnectionInfo]:
+    async def user_connections(self, user: str) -> Connections:
         """List a user's connections by client ID, oldest first.
+
+        What it gives is a dict; its `partial` is true if there may be more than could be seen.
 
         Raises:
             InvalidValue: if `user` is not a string, or too long.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> sessions = AsyncUserSessions()
         >>> async def serve():
@@ -226,6 +226,17 @@ class AsyncUserSessions(AsyncControl):
         """
         return await self.run(self.operations.user_connections(user))
 
+    async def info(self) -> tuple[NodeInfo, ...]:
+        """List the processes that share the store, each with what it says of itself.
+
+        Raises:
+            StoreUnavailable: if the store did not answer in time.
+
+        >>> [node.num_clients for node in asyncio.run(AsyncUserSessions().info())]
+        [0]
+        """
+        return await self.run(self.operations.info())
+
     async def authenticate(self, token: str) -> Identity:
         """Say who a token speaks for; the one call for your ordinary endpoints.
 
@@ -236,6 +247,7 @@ class AsyncUserSessions(AsyncControl):
             TokenRevoked: if it, or its user, is kept out.
             KeysUnavailable: if its keys cannot be fetched now.
             TokenError: if it is refused for any other reason.
+            StoreUnavailable: if the store did not say in time whether it is kept out.
 
         >>> asyncio.run(AsyncUserSessions().authenticate("not a token"))
         Traceback (most recent call last):
@@ -276,6 +288,15 @@ class AsyncUserSessions(AsyncControl):
         """
         return await self.run(dispatch(self.operations, body))
 
+    def join(self) -> None:
+        """Be listed by `info` from now on; a process that connects somebody is so anyway.
+
+        A server does this when it starts, as `lifespan` does; a script need not.
+
+        >>> AsyncUserSessions().join()
+        """
+        self._store.join()
+
     async def drain(self, *, timeout: float = 5.0) -> int:
         """Refuse new sessions, end the open ones with 3001 `shutdown`, and give how many are left.
 
@@ -296,10 +317,12 @@ class AsyncUserSessions(AsyncControl):
         return self.operations.node.registry.counts()[0]
 
     async def aclose(self, *, timeout: float = 5.0) -> None:
-        """Drain, and release what this object holds: its timer and its HTTP connections.
+        """Drain, and release what this object holds: timer, HTTP connections, and its store's.
+
+        A store that is used again afterwards starts anew, as by another object that shares it.
 
         Args:
-            timeout: seconds that draining may take.
+            timeout: seconds that draining may take; the store gets what is left, and a little.
 
         Raises:
             InvalidValue: if `timeout` is no number.
@@ -313,10 +336,14 @@ class AsyncUserSessions(AsyncControl):
         Traceback (most recent call last):
         usersessions.errors.ConnectRefused: connection refused: 3001 shutdown
         """
+        began = time.monotonic()
         await self.drain(timeout=timeout)
         self._expiry.stop()
         if self._fetcher is not None:
             await self._fetcher.aclose()
+        if not isinstance(self._store, MemoryStore):
+            # It may wait for the network, and for threads to end.
+            await asyncio.to_thread(self._store.close, timeout=time_left(timeout, since=began))
 
     async def run(self, flow: Flow[T]) -> T:
         """Drive one of this library's flows with what this object holds."""
@@ -327,20 +354,7 @@ class AsyncUserSessions(AsyncControl):
         self._expiry.arm()
 
     def _gone(self, session: AsyncSession, disconnect: Disconnect) -> None:
-        lived = max(0.0, self.operations.node.clock() - session.connected_at)
-        logger.info(
-            "client %s ended: user %r, code %d, after %.1f s",
-            session.client,
-            session.user,
-            disconnect.code,
-            lived,
-            extra={
-                "client": session.client,
-                "user": session.user,
-                "code": disconnect.code,
-                "lived": lived,
-            },
-        )
+        lived = session_ended(session, disconnect, now=self.operations.node.clock())
         if self._on_disconnect is not None:
             call_soon(
                 self._on_disconnect,
@@ -375,8 +389,8 @@ class _Keeper:
     def __init__(self, sessions: AsyncUserSessions) -> None:
         self._sessions = sessions
 
-    def touch(self, client: str) -> None:
-        self._sessions._store.touch(client)
+    def touch(self, client: str, user: str) -> None:
+        self._sessions._store.touch(user, client)
 
     async def rebind(self, client: str, user: str, token: str) -> None:
         await self._sessions.run(self._sessions.operations.rebind(client, user, token))

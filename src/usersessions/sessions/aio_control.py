@@ -60,6 +60,7 @@ class AsyncControl(ABC):
 
         Raises:
             InvalidValue: if a value is outside of its bounds.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> import asyncio
         >>> from usersessions import AsyncUserSessions
@@ -101,11 +102,12 @@ class AsyncControl(ABC):
 
         Raises:
             InvalidValue: if a value is outside of its bounds, or the user is the anonymous one.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> import asyncio
         >>> from usersessions import AsyncUserSessions
         >>> asyncio.run(AsyncUserSessions().block_user("42"))
-        Closed(closed=(), unconfirmed=(), not_revocable=())
+        Closed(closed=(), unconfirmed=(), not_revocable=(), partial=False)
         """
         return await self.run(
             self.operations.block_user(user, expire_at=expire_at, timeout=timeout)
@@ -116,6 +118,7 @@ class AsyncControl(ABC):
 
         Raises:
             InvalidValue: if `user` is outside of its bounds.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> import asyncio
         >>> from usersessions import AsyncUserSessions
@@ -140,11 +143,12 @@ class AsyncControl(ABC):
 
         Raises:
             InvalidValue: if a value is outside of its bounds.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> import asyncio
         >>> from usersessions import AsyncUserSessions
         >>> asyncio.run(AsyncUserSessions().revoke_token("7d3f1c52", expire_at=1700000000))
-        Closed(closed=(), unconfirmed=(), not_revocable=())
+        Closed(closed=(), unconfirmed=(), not_revocable=(), partial=False)
         """
         return await self.run(
             self.operations.revoke_token(uid, expire_at=expire_at, timeout=timeout)
@@ -171,11 +175,12 @@ class AsyncControl(ABC):
 
         Raises:
             InvalidValue: if a value is outside of its bounds, or the user is the anonymous one.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> import asyncio
         >>> from usersessions import AsyncUserSessions
         >>> asyncio.run(AsyncUserSessions().invalidate_user_tokens("42"))
-        Closed(closed=(), unconfirmed=(), not_revocable=())
+        Closed(closed=(), unconfirmed=(), not_revocable=(), partial=False)
         """
         return await self.run(
             self.operations.invalidate_user_tokens(
@@ -207,6 +212,7 @@ class AsyncControl(ABC):
 
         Raises:
             InvalidValue: if a value is outside of its bounds.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> import asyncio
         >>> from usersessions import AsyncUserSessions

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..flows import Flow
 from ..own_sessions import OwnOperations
-from ..records import OwnSession
+from ..records import OwnList
 from ..stores.base import Closed
 
 __all__ = ["AsyncOwnSessions"]
@@ -16,8 +16,9 @@ __all__ = ["AsyncOwnSessions"]
 class AsyncOwnSessions:
     """A user's own sessions, for the user themselves; only ever the caller's.
 
-    Each method raises TokenError if the caller's token is refused, and InvalidValue if a value is
-    outside of its bounds or the caller is the anonymous user.
+    Each method raises TokenError if the caller's token is refused, InvalidValue if a value is
+    outside of its bounds or the caller is the anonymous user, and StoreUnavailable if the store did
+    not answer in time.
     """
 
     def __init__(
@@ -26,14 +27,16 @@ class AsyncOwnSessions:
         self._run = run
         self._operations = operations
 
-    async def list(self, *, current: str | None = None) -> tuple[OwnSession, ...]:
+    async def list(self, *, current: str | None = None) -> OwnList:
         """The sessions, oldest first.
+
+        What it gives is a tuple; its `partial` is true if there may be more than could be seen.
 
         Args:
             current: the client ID of the session that asks, to be marked; None marks those of the
                 caller's token.
         """
-        sessions: tuple[OwnSession, ...] = await self._run(self._operations.list(current=current))
+        sessions: OwnList = await self._run(self._operations.list(current=current))
         return sessions
 
     async def end(self, client: str, *, revoke: bool = True) -> Closed:

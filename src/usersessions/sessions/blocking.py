@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ..callbacks import call_plain, is_async
 from ..dispatch import dispatch
-from ..errors import ConfigError, ConnectRefused, InvalidValue
+from ..errors import ConfigError, ConnectRefused, InvalidValue, StoreUnavailable
 from ..fetch import Fetch
 from ..flows import Flow, Reply, Request, run
 from ..live import Close, Session
 from ..models import ConnectRequest, Disconnect, Identity, SessionLimit
-from ..operations import Admitted, Operations
+from ..node import NodeInfo
+from ..operations import Admitted, Operations, time_left
 from ..own_sessions import Caller, OwnOperations
 from ..proxy import (
     Call,
@@ -25,13 +25,14 @@ from ..proxy import (
     call_blocking,
     check_blocking,
 )
-from ..records import ConnectionInfo
+from ..records import Connections
 from ..stores.base import Store, StoreRequest
 from ..stores.memory import MemoryStore
 from ..strictjson import JSON
 from ..tokens import Verifier
 from .blocking_control import Control
 from .blocking_own import OwnSessions
+from .events import not_registered, session_began, session_ended
 from .expiry import ThreadExpiry
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ T = TypeVar("T")
 
 OnConnect: TypeAlias = Callable[[Session], None]
 OnDisconnect: TypeAlias = Callable[[Session, Disconnect, float], None]
-
-logger = logging.getLogger("usersessions.sessions")
 
 
 class UserSessions(Control):
@@ -196,6 +195,10 @@ class UserSessions(Control):
         except (ConnectRefused, InvalidValue):
             # Nothing was registered; under this client ID, another session may be.
             raise
+        except StoreUnavailable as error:
+            # It may have been registered all the same.
+            self._store.end(user, client)
+            raise not_registered(client, error) from error
         except BaseException:
             # It may have been registered before a cancellation.
             self._store.end(user, client)
@@ -203,14 +206,7 @@ class UserSessions(Control):
         try:
             if admitted.facts.expire_at is not None:
                 self.arm()
-            transport = admitted.request.transport
-            logger.info(
-                "client %s connected: user %r over %s",
-                client,
-                user,
-                transport,
-                extra={"client": client, "user": user, "transport": transport},
-            )
+            session_began(admitted)
             if self._on_connect is not None:
                 call_plain(self._on_connect, session, what="on_connect", client=client)
             yield session
@@ -221,11 +217,14 @@ class UserSessions(Control):
             if held:
                 self._gone(session, ended)
 
-    def user_connections(self, user: str) -> dict[str, ConnectionInfo]:
+    def user_connections(self, user: str) -> Connections:
         """List a user's connections by client ID, oldest first.
+
+        What it gives is a dict; its `partial` is true if there may be more than could be seen.
 
         Raises:
             InvalidValue: if `user` is not a string, or too long.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> sessions = UserSessions()
         >>> identity = Identity("42", meta={"plan": "pro"})
@@ -234,6 +233,17 @@ class UserSessions(Control):
         [('sse', {'plan': 'pro'})]
         """
         return self.run(self.operations.user_connections(user))
+
+    def info(self) -> tuple[NodeInfo, ...]:
+        """List the processes that share the store, each with what it says of itself.
+
+        Raises:
+            StoreUnavailable: if the store did not answer in time.
+
+        >>> [node.num_clients for node in UserSessions().info()]
+        [0]
+        """
+        return self.run(self.operations.info())
 
     def authenticate(self, token: str) -> Identity:
         """Say who a token speaks for; the one call for your ordinary endpoints.
@@ -245,6 +255,7 @@ class UserSessions(Control):
             TokenRevoked: if it, or its user, is kept out.
             KeysUnavailable: if its keys cannot be fetched now.
             TokenError: if it is refused for any other reason.
+            StoreUnavailable: if the store did not say in time whether it is kept out.
 
         >>> UserSessions().authenticate("not a token")
         Traceback (most recent call last):
@@ -282,6 +293,15 @@ class UserSessions(Control):
         """
         return self.run(dispatch(self.operations, body))
 
+    def join(self) -> None:
+        """Be listed by `info` from now on; a process that connects somebody is so anyway.
+
+        A server does this when it starts, as `lifespan` does; a script need not.
+
+        >>> UserSessions().join()
+        """
+        self._store.join()
+
     def drain(self, *, timeout: float = 5.0) -> int:
         """Refuse new sessions, end the open ones with 3001 `shutdown`, and give how many are left.
 
@@ -302,10 +322,12 @@ class UserSessions(Control):
         return self.operations.node.registry.counts()[0]
 
     def close(self, *, timeout: float = 5.0) -> None:
-        """Drain, and release what this object holds: its timer and its HTTP connections.
+        """Drain, and release what this object holds: timer, HTTP connections, and its store's.
+
+        A store that is used again afterwards starts anew, as by another object that shares it.
 
         Args:
-            timeout: seconds that draining may take.
+            timeout: seconds that draining may take; the store gets what is left, and a little.
 
         Raises:
             InvalidValue: if `timeout` is no number.
@@ -317,10 +339,12 @@ class UserSessions(Control):
         Traceback (most recent call last):
         usersessions.errors.ConnectRefused: connection refused: 3001 shutdown
         """
+        began = time.monotonic()
         self.drain(timeout=timeout)
         self._expiry.stop()
         for fetcher in self._fetchers.values():
             fetcher.close()
+        self._store.close(timeout=time_left(timeout, since=began))
 
     def run(self, flow: Flow[T]) -> T:
         """Drive one of this library's flows with what this object holds."""
@@ -331,20 +355,7 @@ class UserSessions(Control):
         self._expiry.arm()
 
     def _gone(self, session: Session, disconnect: Disconnect) -> None:
-        lived = max(0.0, self.operations.node.clock() - session.connected_at)
-        logger.info(
-            "client %s ended: user %r, code %d, after %.1f s",
-            session.client,
-            session.user,
-            disconnect.code,
-            lived,
-            extra={
-                "client": session.client,
-                "user": session.user,
-                "code": disconnect.code,
-                "lived": lived,
-            },
-        )
+        lived = session_ended(session, disconnect, now=self.operations.node.clock())
         if self._on_disconnect is not None:
             call_plain(
                 self._on_disconnect,
@@ -378,8 +389,8 @@ class _Keeper:
     def __init__(self, sessions: UserSessions) -> None:
         self._sessions = sessions
 
-    def touch(self, client: str) -> None:
-        self._sessions._store.touch(client)
+    def touch(self, client: str, user: str) -> None:
+        self._sessions._store.touch(user, client)
 
     def rebind(self, client: str, user: str, token: str) -> None:
         self._sessions.run(self._sessions.operations.rebind(client, user, token))

@@ -60,6 +60,7 @@ class Control(ABC):
 
         Raises:
             InvalidValue: if a value is outside of its bounds.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> from usersessions import UserSessions
         >>> sessions = UserSessions()
@@ -97,10 +98,11 @@ class Control(ABC):
 
         Raises:
             InvalidValue: if a value is outside of its bounds, or the user is the anonymous one.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> from usersessions import UserSessions
         >>> UserSessions().block_user("42")
-        Closed(closed=(), unconfirmed=(), not_revocable=())
+        Closed(closed=(), unconfirmed=(), not_revocable=(), partial=False)
         """
         return self.run(self.operations.block_user(user, expire_at=expire_at, timeout=timeout))
 
@@ -109,6 +111,7 @@ class Control(ABC):
 
         Raises:
             InvalidValue: if `user` is outside of its bounds.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> from usersessions import UserSessions
         >>> UserSessions().unblock_user("42")
@@ -132,10 +135,11 @@ class Control(ABC):
 
         Raises:
             InvalidValue: if a value is outside of its bounds.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> from usersessions import UserSessions
         >>> UserSessions().revoke_token("7d3f1c52", expire_at=1700000000)
-        Closed(closed=(), unconfirmed=(), not_revocable=())
+        Closed(closed=(), unconfirmed=(), not_revocable=(), partial=False)
         """
         return self.run(self.operations.revoke_token(uid, expire_at=expire_at, timeout=timeout))
 
@@ -160,10 +164,11 @@ class Control(ABC):
 
         Raises:
             InvalidValue: if a value is outside of its bounds, or the user is the anonymous one.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> from usersessions import UserSessions
         >>> UserSessions().invalidate_user_tokens("42")
-        Closed(closed=(), unconfirmed=(), not_revocable=())
+        Closed(closed=(), unconfirmed=(), not_revocable=(), partial=False)
         """
         return self.run(
             self.operations.invalidate_user_tokens(
@@ -195,6 +200,7 @@ class Control(ABC):
 
         Raises:
             InvalidValue: if a value is outside of its bounds.
+            StoreUnavailable: if the store did not answer in time.
 
         >>> from usersessions import UserSessions
         >>> UserSessions().refresh("42", expire_at=1700000000)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..flows import Flow
 from ..own_sessions import OwnOperations
-from ..records import OwnSession
+from ..records import OwnList
 from ..stores.base import Closed
 
 __all__ = ["OwnSessions"]
@@ -16,22 +16,25 @@ __all__ = ["OwnSessions"]
 class OwnSessions:
     """A user's own sessions, for the user themselves; only ever the caller's.
 
-    Each method raises TokenError if the caller's token is refused, and InvalidValue if a value is
-    outside of its bounds or the caller is the anonymous user.
+    Each method raises TokenError if the caller's token is refused, InvalidValue if a value is
+    outside of its bounds or the caller is the anonymous user, and StoreUnavailable if the store did
+    not answer in time.
     """
 
     def __init__(self, run: Callable[[Flow[Any]], Any], operations: OwnOperations) -> None:
         self._run = run
         self._operations = operations
 
-    def list(self, *, current: str | None = None) -> tuple[OwnSession, ...]:
+    def list(self, *, current: str | None = None) -> OwnList:
         """The sessions, oldest first.
+
+        What it gives is a tuple; its `partial` is true if there may be more than could be seen.
 
         Args:
             current: the client ID of the session that asks, to be marked; None marks those of the
                 caller's token.
         """
-        sessions: tuple[OwnSession, ...] = self._run(self._operations.list(current=current))
+        sessions: OwnList = self._run(self._operations.list(current=current))
         return sessions
 
     def end(self, client: str, *, revoke: bool = True) -> Closed:

@@ -7,6 +7,8 @@
    when they come from two nodes.
 4. Ending a session is no request: it happens in `finally`, where nothing may be awaited. `end` is
    local and immediate; a store that shares tells the others afterwards. So is `touch`.
+5. A store that cannot answer in time raises `StoreUnavailable`; one that could not see everything
+   says so with `partial`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Protocol
 from ..errors import DisconnectCode
 from ..flows import Flow, Reply, Request, expect
 from ..models import Disconnect, SessionLimit
-from ..node import Node
+from ..node import Node, NodeInfo
 from ..records import Facts
 from ..refusals import Refusal
 from ..registry import Tell
@@ -34,7 +36,9 @@ __all__ = [
     "EndRequest",
     "Entries",
     "InvalidateTokens",
+    "ListNodes",
     "ListUser",
+    "Nodes",
     "Reached",
     "Rebind",
     "RefreshUser",
@@ -44,10 +48,16 @@ __all__ = [
     "Store",
     "StoreRequest",
     "UnblockUser",
+    "deadline_of",
 ]
 
 GRACE_SECONDS = 25.0
 """How long after its `expire_at` a session is closed, unless it is refreshed meanwhile."""
+
+
+def deadline_of(expire_at: float | None) -> float | None:
+    """When a session that expires then is closed; None is never."""
+    return None if expire_at is None else expire_at + GRACE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +78,21 @@ class Refused(Reply):
 
 @dataclass(frozen=True, slots=True)
 class Entries(Reply):
-    """The records of a user's sessions by client ID, and when those heard of were last seen."""
+    """The records of a user's sessions by client ID, and when those heard of were last seen.
+
+    `partial` says that there may be more than could be seen.
+    """
 
     records: Mapping[str, bytes] = field(repr=False)
     seen: Mapping[str, float]
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes(Reply):
+    """The processes that share a store."""
+
+    nodes: tuple[NodeInfo, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +110,13 @@ class Closed(Reply):
         closed: those whose connection has ended.
         unconfirmed: those that were told, but have not ended in time.
         not_revocable: those whose login could not be revoked, since it has no token ID.
+        partial: whether a process did not answer in time, so that there may be more.
     """
 
     closed: tuple[str, ...] = ()
     unconfirmed: tuple[str, ...] = ()
     not_revocable: tuple[str, ...] = ()
+    partial: bool = False
 
 
 class StoreRequest(Request):
@@ -156,6 +179,14 @@ class ListUser(StoreRequest):
 
     def __iter__(self) -> Flow[Entries]:
         return expect((yield self), Entries)
+
+
+@dataclass(frozen=True, slots=True)
+class ListNodes(StoreRequest):
+    """List the processes that share the store."""
+
+    def __iter__(self) -> Flow[tuple[NodeInfo, ...]]:
+        return expect((yield self), Nodes).nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +283,17 @@ class _BaseStore(Protocol):
         """Forget a session of this process, at once; whether there was one."""
         ...
 
-    def touch(self, client: str) -> None:
+    def touch(self, user: str, client: str) -> None:
         """Note that a client of this process was heard of now."""
+
+    def join(self) -> None:
+        """Be seen among the nodes from now on; the first session does so, too."""
+
+    def close(self, *, timeout: float) -> None:
+        """Leave the other nodes, and release threads and connections, within some seconds.
+
+        Whoever uses the store again afterwards starts it anew.
+        """
 
 
 class Store(_BaseStore, Protocol):

@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import DisconnectCode
 from ..flows import Reply
 from ..models import Disconnect, SessionLimit
-from ..node import Node
-from ..records import Facts, app_name_of, facts_of, refreshed
+from ..node import INVALID, OVER_LIMIT, Node
+from ..records import app_name_of, facts_of, refreshed
 from ..refusals import KEPT_SECONDS, Refusal, Refusals
 from ..registry import Tell, tell_all
 from .base import (
-    GRACE_SECONDS,
     Allowed,
     BlockUser,
     CheckIdentity,
@@ -31,7 +30,9 @@ from .base import (
     EndRequest,
     Entries,
     InvalidateTokens,
+    ListNodes,
     ListUser,
+    Nodes,
     Reached,
     Rebind,
     RefreshUser,
@@ -40,13 +41,11 @@ from .base import (
     RevokeToken,
     StoreRequest,
     UnblockUser,
+    deadline_of,
 )
+from .choice import choose
 
 __all__ = ["MemoryStore"]
-
-_FORCED = Disconnect.of(DisconnectCode.FORCE_DISCONNECT)
-_INVALID = Disconnect.of(DisconnectCode.INVALID_TOKEN)
-_OVER_LIMIT = Disconnect.of(DisconnectCode.CONNECTION_LIMIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +130,15 @@ class MemoryStore:
         """Forget a session; whether there was one."""
         return self.node.registry.remove(user, client)
 
-    def touch(self, client: str) -> None:
+    def touch(self, user: str, client: str) -> None:
         """Note that a client was heard of."""
         self.node.registry.touch(client, self.node.clock())
+
+    def join(self) -> None:
+        """Nothing to do: there are no others."""
+
+    def close(self, *, timeout: float) -> None:
+        """Nothing to do: there is nothing to release."""
 
     def _answer(self, request: StoreRequest) -> Reply:
         if isinstance(request, ListUser):
@@ -149,6 +154,8 @@ class MemoryStore:
             return self._rebind(request)
         if isinstance(request, RefreshUser):
             return self._refresh(request)
+        if isinstance(request, ListNodes):
+            return Nodes((self.node.info(),))
         if isinstance(request, UnblockUser):
             with self.node.lock:
                 self._refusals.unblock(request.user)
@@ -174,10 +181,10 @@ class MemoryStore:
                 request.record,
                 request.tell,
                 token_id=facts.token_id,
-                deadline=_deadline(facts.expire_at),
+                deadline=deadline_of(facts.expire_at),
             )
             evicted = self.node.registry.take(excess)
-        tell_all(evicted, _OVER_LIMIT)
+        tell_all(evicted, OVER_LIMIT)
         return Allowed()
 
     def _excess(self, request: Register, limit: SessionLimit) -> list[str]:
@@ -225,7 +232,7 @@ class MemoryStore:
     def _replace(self, user: str, client: str, record: bytes) -> None:
         facts = facts_of(record)
         self.node.registry.replace(
-            user, client, record, token_id=facts.token_id, deadline=_deadline(facts.expire_at)
+            user, client, record, token_id=facts.token_id, deadline=deadline_of(facts.expire_at)
         )
 
     # Ends -------------------------------------------------------------------------------------
@@ -234,54 +241,26 @@ class MemoryStore:
         """Keep out who has to be, and mark the sessions that have to end."""
         now = self.node.clock()
         with self.node.lock:
-            if isinstance(request, DisconnectUser):
-                return self._disconnect(request, now)
-            if isinstance(request, BlockUser):
-                self._refusals.block(request.user, until=request.until, now=now)
-                return self._ending(self.node.registry.records(request.user), _FORCED)
             if isinstance(request, RevokeToken):
                 self._revoke(request.token_id, request.until, now)
-                return self._ending(self.node.registry.of_token(request.token_id), _INVALID)
-            if isinstance(request, InvalidateTokens):
-                return self._invalidate(request, now)
-        raise TypeError(f"not a request of this store: {type(request).__name__}")
-
-    def _disconnect(self, request: DisconnectUser, now: float) -> _Ending:
-        facts = _facts(self.node.registry.records(request.user))
-        chosen = {
-            client: one.token_id
-            for client, one in facts.items()
-            if request.client in (None, client)
-            and client not in request.whitelist
-            and request.labels.items() <= one.labels.items()
-            and (one.token_id is None or one.token_id != request.spared_token)
-        }
-        if not request.revoke:
-            return self._ending(chosen, request.disconnect)
-        not_revocable = {client for client, token_id in chosen.items() if token_id is None}
-        spared = {one.token_id for client, one in facts.items() if client in request.whitelist}
-        revoked = set(chosen.values()) - spared - {None}
-        # By all sessions of a token, not by the chosen alone: the last of its ends is its end.
-        for one in facts.values():
-            if one.token_id is not None and one.token_id in revoked:
-                self._revoke(one.token_id, one.token_expires, now)
-        ends = [
-            client
-            for client, one in facts.items()
-            if one.token_id in revoked or client in not_revocable
-        ]
-        return self._ending(ends, request.disconnect, not_revocable)
-
-    def _invalidate(self, request: InvalidateTokens, now: float) -> _Ending:
-        before = now if request.issued_before is None else request.issued_before
-        until = now + KEPT_SECONDS if request.until is None else request.until
-        self._refusals.invalidate(request.user, issued_before=before, until=until, now=now)
-        ends = [
-            client
-            for client, one in _facts(self.node.registry.records(request.user)).items()
-            if one.issued_at is not None and one.issued_at < before
-        ]
-        return self._ending(ends, _INVALID)
+                return self._ending(self.node.registry.of_token(request.token_id), INVALID)
+            if not isinstance(request, (DisconnectUser, BlockUser, InvalidateTokens)):
+                raise TypeError(f"not a request of this store: {type(request).__name__}")
+            before = now
+            if isinstance(request, BlockUser):
+                self._refusals.block(request.user, until=request.until, now=now)
+            elif isinstance(request, InvalidateTokens):
+                before = now if request.issued_before is None else request.issued_before
+                until = now + KEPT_SECONDS if request.until is None else request.until
+                self._refusals.invalidate(request.user, issued_before=before, until=until, now=now)
+            facts = {
+                client: facts_of(record)
+                for client, record in self.node.registry.records(request.user).items()
+            }
+            choice = choose(request, facts, issued_before=before)
+            for token_id, ends in choice.revoked.items():
+                self._revoke(token_id, ends, now)
+            return self._ending(choice.clients, choice.disconnect, choice.not_revocable)
 
     def _revoke(self, token_id: str, until: float | None, now: float) -> None:
         ends = now + KEPT_SECONDS if until is None else until
@@ -289,14 +268,12 @@ class MemoryStore:
 
     def _ending(
         self,
-        clients: Iterable[str],
+        clients: Sequence[str],
         disconnect: Disconnect,
-        not_revocable: Collection[str] = (),
+        not_revocable: tuple[str, ...] = (),
     ) -> _Ending:
-        chosen = tuple(clients)
-        tell = self.node.registry.take(chosen)
-        unrevoked = tuple(client for client in chosen if client in not_revocable)
-        return _Ending(chosen, tell, disconnect, unrevoked)
+        tell = self.node.registry.take(clients)
+        return _Ending(tuple(clients), tell, disconnect, not_revocable)
 
     def _closed(self, ending: _Ending) -> Closed:
         held = self.node.registry.held(ending.clients)
@@ -315,11 +292,3 @@ class MemoryStore:
         blocked = why is Refusal.BLOCKED
         code = DisconnectCode.FORCE_DISCONNECT if blocked else DisconnectCode.INVALID_TOKEN
         return Refused(code, why)
-
-
-def _facts(records: Mapping[str, bytes]) -> dict[str, Facts]:
-    return {client: facts_of(record) for client, record in records.items()}
-
-
-def _deadline(expire_at: float | None) -> float | None:
-    return None if expire_at is None else expire_at + GRACE_SECONDS

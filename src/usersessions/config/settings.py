@@ -1,37 +1,24 @@
-"""The settings of the server: a JSON or TOML file, and environment variables, which win.
-
-1. A setting is one field of `Settings`: its name, kind, default and meaning are said there once,
-   and drive the file, the environment and the help.
-2. A name that is no setting is refused, and so is a value of another kind: a typo never leaves a
-   check undone.
-3. No value appears in an error or a `repr` of a secret.
-"""
+"""`Settings`: each setting, and what they make."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, field, fields
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeGuard, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, NamedTuple, TypeGuard, get_args
 
-from .errors import ConfigError, JSONError, require
-from .http.app import UserSessionsApp
-from .jwks import JWKS
-from .keys import Key
-from .models import LimitPolicy, SessionLimit
-from .proxy import HttpConnectProxy
-from .sessions import AsyncUserSessions
-from .strictjson import dumps, loads
-from .tokens import TokenVerifier
+from ..errors import ConfigError
+from ..http.app import UserSessionsApp
+from ..jwks import JWKS
+from ..keys import Key
+from ..models import LimitPolicy, SessionLimit
+from ..proxy import HttpConnectProxy
+from ..sessions import AsyncUserSessions
+from ..stores.base import AsyncStore
+from ..strictjson import dumps
+from ..tokens import TokenVerifier
 
-__all__ = ["ENVIRONMENT_PREFIX", "HMAC_ALGORITHM", "LOG_LEVELS", "Settings", "load"]
-
-ENVIRONMENT_PREFIX: Final = "USERSESSIONS_"
-"""What stands before the name of a setting, in upper case, to name its environment variable."""
+__all__ = ["HMAC_ALGORITHM", "LOG_LEVELS", "Kind", "Settings"]
 
 HMAC_ALGORITHM: Final = "HS256"
 """The algorithm that tokens are signed with by an HMAC secret from the settings."""
@@ -40,11 +27,18 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 """What `log_level` may be."""
 
 
-class _Kind(NamedTuple):
-    """A kind of value: how an error names it, and whether a value is one."""
+class Kind(NamedTuple):
+    """A kind of value.
+
+    Attributes:
+        wanted: how an error names it.
+        accepts: whether a value is one.
+        form: how it is written in an environment variable.
+    """
 
     wanted: str
     accepts: Callable[[object], bool]
+    form: Literal["text", "list", "json"] = "json"
 
 
 def _is_text(value: object) -> bool:
@@ -60,31 +54,41 @@ def _is_integer(value: object) -> TypeGuard[int]:
     return _is_number(value) and isinstance(value, int)
 
 
-_TEXT = _Kind("a string that is not empty", _is_text)
-_LEVEL = _Kind(f"one of {', '.join(LOG_LEVELS)}", lambda value: value in LOG_LEVELS)
-_POLICY = _Kind(
-    f"one of {', '.join(get_args(LimitPolicy))}", lambda value: value in get_args(LimitPolicy)
+_TEXT = Kind("a string that is not empty", _is_text, "text")
+_LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", lambda value: value in LOG_LEVELS, "text")
+_POLICY = Kind(
+    f"one of {', '.join(get_args(LimitPolicy))}",
+    lambda value: value in get_args(LimitPolicy),
+    "text",
 )
-_NUMBER = _Kind("a number", _is_number)
-_INTEGER = _Kind("a whole number", _is_integer)
-_COUNT = _Kind("a whole number, 1 at least", lambda value: _is_integer(value) and value >= 1)
-_AGE = _Kind("a number, 0 at least", lambda value: _is_number(value) and value >= 0)
-_PORT = _Kind(
+_MEMORY = "memory"
+_STORE = Kind(
+    "memory, or the URL of a Redis",
+    lambda value: value == _MEMORY or (isinstance(value, str) and "://" in value),
+    "text",
+)
+_NUMBER = Kind("a number", _is_number)
+_INTEGER = Kind("a whole number", _is_integer)
+_COUNT = Kind("a whole number, 1 at least", lambda value: _is_integer(value) and value >= 1)
+_AGE = Kind("a number, 0 at least", lambda value: _is_number(value) and value >= 0)
+_PORT = Kind(
     "a whole number from 0 to 65535",
     lambda value: _is_integer(value) and value in range(65536),
 )
-_BOOLEAN = _Kind("true or false", lambda value: isinstance(value, bool))
-_TEXTS = _Kind(
-    "a list of strings", lambda value: isinstance(value, list) and all(map(_is_text, value))
+_BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
+_TEXTS = Kind(
+    "a list of strings",
+    lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "list",
 )
-_TEXT_MAP = _Kind(
+_TEXT_MAP = Kind(
     "an object of strings",
     lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
 )
 
 
 def _setting(
-    kind: _Kind, meaning: str, default: object = None, *, secret: bool = False, needs: str = ""
+    kind: Kind, meaning: str, default: object = None, *, secret: bool = False, needs: str = ""
 ) -> Any:
     # A mapping is mutable, so the dataclass wants it made anew.
     metadata = {"kind": kind, "meaning": meaning, "needs": needs}
@@ -169,6 +173,18 @@ class Settings:
     end_others_min_age: float = _setting(
         _AGE, "seconds since its login before a session may end the user's others", 0.0
     )
+    store: str = _setting(
+        _STORE,
+        "where sessions are: in this process alone, or shared by all that use the same Redis",
+        _MEMORY,
+        secret=True,
+    )
+    store_prefix: str = _setting(
+        _TEXT,
+        "what all keys in that Redis begin with; one for each app",
+        "usersessions",
+        needs="store",
+    )
     ping_interval: int = _setting(_INTEGER, "seconds of silence before a ping, 1 to 3600", 25)
     trusted_hops: int = _setting(
         _INTEGER, "proxies of yours in front, each of which adds to X-Forwarded-For", 0
@@ -178,9 +194,10 @@ class Settings:
     log_level: str = _setting(_LEVEL, _LEVEL.wanted, "info")
 
     def __post_init__(self) -> None:
+        unset = {each.name for each in fields(self) if getattr(self, each.name) == each.default}
         for each in fields(self):
             other = each.metadata["needs"]
-            if other and getattr(self, each.name) != each.default and not getattr(self, other):
+            if other in unset and each.name not in unset:
                 raise ConfigError(f"{each.name} is set, and needs {other} to be set, too")
 
     @classmethod
@@ -243,6 +260,7 @@ class Settings:
         return AsyncUserSessions(
             verifier,
             connect_proxy=proxy,
+            store=self._store(),
             allow_anonymous=self.allow_anonymous,
             limit=self._limit(),
             end_others_min_age=self.end_others_min_age,
@@ -262,6 +280,15 @@ class Settings:
             allowed_origins=self.allowed_origins,
             trusted_hops=self.trusted_hops,
         )
+
+    def _store(self) -> AsyncStore | None:
+        if self.store == _MEMORY:
+            return None
+        # Only here is redis needed, which is an extra.
+        from ..stores.redis import RedisStore
+
+        with _naming("store"):
+            return RedisStore(self.store, prefix=self.store_prefix)
 
     def _limit(self) -> SessionLimit | None:
         if self.max_sessions is None:
@@ -298,99 +325,3 @@ def _naming(name: str) -> Generator[None, None, None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
-
-
-_FIELDS: Final[Mapping[str, Field[object]]] = {each.name: each for each in fields(Settings)}
-
-
-def load(
-    path: str | os.PathLike[str] | None, *, environ: Mapping[str, str] | None = None
-) -> Settings:
-    """Read the settings from a file and from environment variables, which win.
-
-    In a variable, `USERSESSIONS_` and the name in upper case, a string stands as it is, and all
-    else as JSON; a list may also be separated by commas. Other variables of that prefix are left
-    alone, as platforms set some of their own, unless their name looks like a misspelled setting.
-
-    Args:
-        path: a `.json` or `.toml` file, in UTF-8; None reads the environment alone.
-        environ: the variables; None is those of this process.
-
-    Raises:
-        ConfigError: if the file cannot be read, a name is no setting, or a value is of another
-            kind than its setting.
-        MissingExtraError: if a TOML file is to be read by Python 3.10 without the extra `serve`.
-
-    >>> load(None, environ={"USERSESSIONS_PORT": "9000", "USERSESSIONS_API_KEYS": "a,b"}).api_keys
-    ('a', 'b')
-    >>> load(None, environ={"USERSESSIONS_PROT": "9000"})
-    Traceback (most recent call last):
-    usersessions.errors.ConfigError: USERSESSIONS_PROT is no setting; did you mean port?
-    """
-    values: dict[str, object] = {}
-    if path is not None:
-        source = os.fsdecode(path)
-        for name, value in _read(Path(source)).items():
-            if name not in _FIELDS:
-                hint = _suggestion(name) or "; `usersessions serve --help` lists them all"
-                raise ConfigError(f"{source}: {name!r} is no setting{hint}")
-            values[name] = _checked(f"{source}: {name}", _FIELDS[name], value)
-    for variable, text in (os.environ if environ is None else environ).items():
-        if not variable.startswith(ENVIRONMENT_PREFIX):
-            continue
-        name = variable[len(ENVIRONMENT_PREFIX) :].lower()
-        if name in _FIELDS:
-            values[name] = _checked(variable, _FIELDS[name], _parsed(_FIELDS[name], text))
-        elif hint := _suggestion(name):
-            raise ConfigError(f"{variable} is no setting{hint}")
-    return Settings(**values)  # type: ignore[arg-type]  # each was checked by its field's kind
-
-
-def _read(path: Path) -> Mapping[str, object]:
-    if path.suffix not in (".json", ".toml"):
-        raise ConfigError(f"{path}: the name of a config file must end in .json or .toml")
-    toml = None
-    if path.suffix == ".toml":
-        toml = require("tomllib" if sys.version_info >= (3, 11) else "tomli", extra="serve")
-    problem = ""
-    parsed: object = None
-    try:
-        data = path.read_bytes()
-        parsed = loads(data) if toml is None else toml.loads(data.decode())
-    except OSError as error:
-        problem = error.strerror or type(error).__name__
-    except JSONError as error:
-        problem = str(error)
-    except (RecursionError, ValueError) as error:
-        problem = f"not valid TOML: {error}"
-    if problem:
-        # Raised out here, since the errors above may hold the whole text of the file.
-        raise ConfigError(f"{path}: {problem}")
-    if not isinstance(parsed, dict):
-        raise ConfigError(f"{path}: the settings must be one JSON object")
-    return parsed
-
-
-def _parsed(setting: Field[object], text: str) -> object:
-    kind = setting.metadata["kind"]
-    if kind in (_TEXT, _LEVEL, _POLICY):
-        return text
-    if kind is _TEXTS and not text.lstrip().startswith("["):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        return loads(text)
-    except JSONError:
-        # As a string it is of no kind that is asked for here, and is refused as such.
-        return text
-
-
-def _checked(where: str, setting: Field[object], value: object) -> object:
-    kind: _Kind = setting.metadata["kind"]
-    if not kind.accepts(value):
-        raise ConfigError(f"{where} must be {kind.wanted}")
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _suggestion(name: str) -> str:
-    close = get_close_matches(name, _FIELDS, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

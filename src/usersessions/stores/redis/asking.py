@@ -1,0 +1,126 @@
+"""The two ways in which callers wait for Redis and for other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from ...flows import Reply, Request
+from .line import Line, Outcome
+from .protocol import Ask, Late, Pause, Paused
+
+__all__ = ["ask_awaited", "ask_blocking"]
+
+
+def ask_blocking(line: Line, request: Request) -> Reply:
+    """Wait in the calling thread."""
+    if isinstance(request, Pause):
+        complete = threading.Event()
+        request.wait.when_complete(complete.set)
+        complete.wait(max(0.0, request.until - time.monotonic()))
+        return Paused()
+    if not isinstance(request, Ask):
+        raise TypeError(f"not a request of this store: {type(request).__name__}")
+    arrived = threading.Event()
+    box: list[Outcome] = []
+
+    def done(outcome: Outcome) -> None:
+        box.append(outcome)
+        arrived.set()
+
+    line.submit(request.calls, _told(request, done), until=request.until)
+    arrived.wait(max(0.0, request.until - time.monotonic()))
+    return box[0] if box else Late()
+
+
+async def ask_awaited(line: Line, request: Request) -> Reply:
+    """Wait on the running event loop."""
+    loop = asyncio.get_running_loop()
+    if isinstance(request, Pause):
+        complete: asyncio.Future[None] = loop.create_future()
+        request.wait.when_complete(lambda: _threadsafe(loop, lambda: _settle(complete, None)))
+        await _until(complete, request.until)
+        return Paused()
+    if not isinstance(request, Ask):
+        raise TypeError(f"not a request of this store: {type(request).__name__}")
+    arrived: asyncio.Future[Outcome] = loop.create_future()
+    post = _post_office(loop)
+    line.submit(
+        request.calls, _told(request, lambda outcome: post(arrived, outcome)), until=request.until
+    )
+    await _until(arrived, request.until)
+    return arrived.result() if arrived.done() else Late()
+
+
+def _told(request: Ask, done: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
+    also = request.also
+    if also is None:
+        return done
+
+    def both(outcome: Outcome) -> None:
+        also(outcome)
+        done(outcome)
+
+    return both
+
+
+async def _until(
+    future: asyncio.Future[object] | asyncio.Future[None] | asyncio.Future[Outcome], until: float
+) -> None:
+    # Unlike `wait_for` before Python 3.12, this never swallows a cancellation.
+    await asyncio.wait((future,), timeout=max(0.0, until - time.monotonic()))
+
+
+def _settle(future: asyncio.Future[Outcome] | asyncio.Future[None], outcome: object) -> None:
+    if not future.done():
+        future.set_result(outcome)  # type: ignore[arg-type]
+
+
+def _threadsafe(loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
+    # Whoever waited may be gone, with the whole loop.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(act)
+
+
+class _PostOffice:
+    """Brings outcomes to an event loop: all that arrive together cost it one wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._arrived: deque[tuple[asyncio.Future[Outcome], Outcome]] = deque()
+        self._is_called = False
+        self._lock = threading.Lock()
+
+    def __call__(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+        with self._lock:
+            self._arrived.append((future, outcome))
+            if self._is_called:
+                return
+            self._is_called = True
+        loop = self._loop()
+        if loop is not None:
+            _threadsafe(loop, self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            arrived, self._arrived = self._arrived, deque()
+            self._is_called = False
+        for future, outcome in arrived:
+            _settle(future, outcome)
+
+
+_post_offices: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _PostOffice] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _post_office(loop: asyncio.AbstractEventLoop) -> _PostOffice:
+    found = _post_offices.get(loop)
+    if found is None:
+        found = _post_offices[loop] = _PostOffice(loop)
+    return found

