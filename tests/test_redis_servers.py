@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from tests import redis_servers
@@ -115,7 +116,7 @@ def test_the_user_of_a_server_with_an_acl_may_do_what_it_says() -> None:
         for url in (server.url, server.unix_url):
             with redis.Redis.from_url(url) as client:
                 assert client.set("app:key", "value")
-                with pytest.raises(redis.exceptions.NoPermissionError):
+                with pytest.raises(NoPermissionError):
                     client.flushall()
         with (
             redis.Redis(port=server.port, retry=NEVER) as stranger,

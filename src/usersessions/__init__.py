@@ -32,6 +32,7 @@ from .records import ConnectionInfo, Connections, OwnList, OwnSession
 from .sessions import AsyncOwnSessions, AsyncUserSessions, OwnSessions, UserSessions
 from .stores.base import Closed
 from .stores.memory import MemoryStore
+from .stores.redis import RedisStore
 from .tokens import IssuerVerifiers, TokenVerifier, Verifier
 from .version import __version__
 
@@ -65,6 +66,7 @@ __all__ = [
     "OwnList",
     "OwnSession",
     "OwnSessions",
+    "RedisStore",
     "Session",
     "SessionLimit",
     "SessionTooYoung",

@@ -20,7 +20,7 @@ from math import ceil
 
 from .errors import DisconnectCode, InvalidValue
 from .models import Disconnect
-from .registry import Registry, tell_all
+from .registry import Registry, Tell, tell_all
 from .version import __version__
 
 __all__ = [
@@ -141,9 +141,12 @@ class Node:
 
     def expire(self) -> None:
         """Tell the sessions whose time is up to end, with 3005 `connection expired`."""
+        tell_all(self.take_expired(), EXPIRED)
+
+    def take_expired(self) -> list[Tell]:
+        """Take the sessions whose time is up, and give how they are told."""
         with self.lock:
-            tells = self.registry.take(self.registry.expired(self.clock()))
-        tell_all(tells, EXPIRED)
+            return self.registry.take(self.registry.expired(self.clock()))
 
     def drain(self, timeout: float) -> Iterator[float]:
         """Refuse new sessions, and end the open ones with 3001, in batches over the time given.

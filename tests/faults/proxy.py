@@ -103,7 +103,7 @@ class Proxy:
         self._set(_Mode(delay=seconds))
 
     def blackhole(self, *, hold: bool = False) -> None:
-        """Accept connections, and let nothing through; with `hold`, what comes arrives at `heal`."""
+        """Accept connections, and let nothing through; with `hold`, it arrives at `heal`."""
         self._set(_Mode(stopped=WAYS, hold=hold))
 
     def swallow(self, way: Way, *, hold: bool = False) -> None:
@@ -294,7 +294,7 @@ class _Side(asyncio.Protocol):
 
     def __init__(self, link: _Link, way: Way) -> None:
         self._link = link
-        self._way = way
+        self._way: Way = way
         self.transport: asyncio.Transport | None = None
         self.closed = False
 
@@ -306,7 +306,7 @@ class _Side(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._link.take(self._way, data)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._link.take(self._way, _HANG_UP)
         self._link.gone()

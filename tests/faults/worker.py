@@ -1,8 +1,8 @@
 """A process that holds sessions as an app does, and does as it is told; `nodes.Worker` starts it.
 
 1. A line of JSON on standard input is a request, `{"id", "do", "with"}`; the answer is a line on
-   standard output, `{"id", "value" or "error", "took"}`. Requests run side by side.
-2. It ends in good order on SIGTERM, and when its standard input ends: it outlives nobody.
+   standard output, `{"id", "value" or "error", "began", "took"}`. Requests run side by side.
+2. On SIGTERM it drains and ends. It ends when its standard input does, too: it outlives nobody.
 3. Moments are of `time.monotonic`, which is one clock for all processes of a machine.
 """
 
@@ -13,122 +13,79 @@ import asyncio
 import json
 import logging
 import os
-import queue
 import signal
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from tests.conformance.faces import AsyncFace, BlockingFace
 from usersessions import (
-    AsyncUserSessions,
-    Closed,
     ConnectionInfo,
+    Connections,
     ConnectRefused,
-    ConnectRequest,
     Disconnect,
     Identity,
     MemoryStore,
-    RedisStore,
     SessionLimit,
-    UserSessions,
 )
+from usersessions.stores.redis import RedisStore
+
+THREADS = 64
+DRAIN_SECONDS = 5.0
 
 
-@dataclass
-class Held:
-    """A session, and what became of it."""
+class Holding:
+    """A session that is held here, and what became of it."""
 
-    user: str
-    client: str = ""
-    opened_at: float | None = None
-    code: int | None = None
-    told_at: float | None = None
-    ended_at: float | None = None
-    refused: int | None = None
-    took: float = field(default=0.0)
+    def __init__(self, user: str) -> None:
+        self.seen: dict[str, Any] = {"user": user, "client": None, "refused": None, "code": None}
+        self.seen |= dict.fromkeys(("opened_at", "told_at", "ended_at", "took"))
+        self.over = asyncio.Event()
+        self.left = asyncio.Event()
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def told(self, disconnect: Disconnect) -> None:
-        """What its `close` is told."""
-        self.told_at = time.monotonic()
-        self.code = disconnect.code
+    def note(self, **seen: Any) -> None:
+        self.seen.update(seen)
 
 
-class Holder(ABC):
-    """Does what requests ask, whatever the face."""
-
-    sessions: AsyncUserSessions | UserSessions
+class Worker:
+    """Carries out requests with a facade, which is blocking or awaited."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.offset: float = arguments.clock_offset
-        self.held: list[Held] = []
+        face = AsyncFace if arguments.face == "async" else BlockingFace
         limit = None
         if arguments.limit is not None:
             limit = SessionLimit(arguments.limit, policy=arguments.policy)
-        self.settings: dict[str, Any] = {"store": self._store(arguments), "limit": limit}
+        self.face: Any = face(store=self._store(arguments), limit=limit)
+        self.sessions = self.face.sessions
+        self.holdings: list[Holding] = []
+        self.tasks: dict[Holding, asyncio.Task[None]] = {}
 
     def _store(self, arguments: argparse.Namespace) -> MemoryStore | RedisStore:
+        def clock() -> float:
+            return time.time() + self.offset
+
         if arguments.url == "memory":
-            return MemoryStore(clock=self._clock)
+            return MemoryStore(clock=clock)
         return RedisStore(
             arguments.url,
             prefix=arguments.prefix,
             lease=arguments.lease,
             timeout=arguments.timeout,
-            clock=self._clock,
+            clock=clock,
         )
 
-    def _clock(self) -> float:
-        return time.time() + self.offset
-
-    def now(self, do: str, given: Mapping[str, Any]) -> Any:
-        """Do what needs no waiting.
-
-        Raises:
-            LookupError: if there is no such thing to do.
-        """
-        if do == "held":
-            return [asdict(one) for one in self.held]
-        if do == "clock":
-            self.offset = given["offset"]
-            return None
-        if do == "join":
-            return self.sessions.join()
-        raise LookupError(f"no such thing to do: {do}")
-
-    def _admit(self, given: Mapping[str, Any], client: str) -> Any:
-        request = ConnectRequest(client, given["transport"], name=given.get("app_name"))
-        identity = Identity(given["user"], **given.get("identity", {}))
-        return self.sessions.operations.admit(request, identity=identity)
-
-    def _clients(self, given: Mapping[str, Any]) -> Iterator[str]:
-        draw = self.sessions.operations.node.client_ids.draw
-        yield from given.get("clients") or (draw() for _ in range(given["count"]))
-
-    def _chosen(self, given: Mapping[str, Any]) -> list[Held]:
-        wanted = given.get("clients")
-        return [one for one in self.held if wanted is None or one.client in wanted]
-
-    @abstractmethod
-    def run(self) -> None:
+    async def serve(self) -> None:
         """Serve until it is told to end."""
-
-
-class AsyncHolder(Holder):
-    """Sessions on an event loop, each held by a task."""
-
-    def run(self) -> None:
-        asyncio.run(self._serve())
-
-    async def _serve(self) -> None:
-        self.sessions = AsyncUserSessions(**self.settings)
-        self.tasks: dict[int, tuple[asyncio.Event, asyncio.Task[None]]] = {}
         loop = asyncio.get_running_loop()
-        ending = asyncio.Event()
-        loop.add_signal_handler(signal.SIGTERM, ending.set)
+        loop.set_default_executor(ThreadPoolExecutor(THREADS))
+        ending: asyncio.Queue[float] = asyncio.Queue()
+        loop.add_signal_handler(signal.SIGTERM, ending.put_nowait, DRAIN_SECONDS)
         running: set[asyncio.Task[None]] = set()
 
         def start(request: Mapping[str, Any]) -> None:
@@ -137,134 +94,159 @@ class AsyncHolder(Holder):
             task.add_done_callback(running.discard)
 
         def listen() -> None:
-            for request in requests():
-                loop.call_soon_threadsafe(start, request)
-            loop.call_soon_threadsafe(ending.set)
+            for line in lines():
+                loop.call_soon_threadsafe(start, json.loads(line))
+            # The loop may have ended by itself.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(ending.put_nowait, 0.0)
 
         threading.Thread(target=listen, daemon=True).start()
-        say({"ready": self.sessions.operations.node.id})
-        await ending.wait()
-        await self.sessions.aclose()
+        say({"node": self.sessions.operations.node.id})
+        await self.face.aclose(timeout=await ending.get())
 
     async def _answer(self, request: Mapping[str, Any]) -> None:
         began = time.monotonic()
+        answer: dict[str, Any] = {"id": request["id"], "began": began}
         try:
-            value = await self._do(request["do"], request["with"])
+            do = getattr(self, f"do_{request['do']}")
+            answer["value"] = plain(await do(**request["with"]))
         except Exception as error:
-            say(failed(request, began, error))
-        else:
-            say(done(request, began, value))
+            answer["error"] = {"type": type(error).__name__, "message": str(error)}
+        answer["took"] = time.monotonic() - began
+        say(answer)
 
-    async def _do(self, do: str, given: Mapping[str, Any]) -> Any:
-        assert isinstance(self.sessions, AsyncUserSessions)
-        if do == "open":
-            return await self._open(given)
-        if do == "end":
-            for one in self._chosen(given):
-                self.tasks[id(one)][0].set()
-            await asyncio.gather(*(self.tasks[id(one)][1] for one in self._chosen(given)))
-            return None
-        if do == "block":
-            time.sleep(given["seconds"])
-            return None
-        if do == "call":
-            return await getattr(self.sessions, given["method"])(**given["arguments"])
-        if do == "api":
-            return json.loads(await self.sessions.dispatch(given["body"].encode()))
-        return self.now(do, given)
+    # What it can do ---------------------------------------------------------------------------
 
-    async def _open(self, given: Mapping[str, Any]) -> Any:
-        opened: list[Held] = []
-        connected = []
-        for client in self._clients(given):
-            held = Held(given["user"], client)
-            ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            leave = asyncio.Event()
-            task = asyncio.create_task(self._hold(held, given, ready, leave))
-            self.tasks[id(held)] = leave, task
-            opened.append(held)
-            connected.append(ready)
-        self.held += opened
-        await asyncio.gather(*connected)
-        return [asdict(one) for one in opened]
+    async def do_open(
+        self,
+        *,
+        user: str,
+        count: int = 1,
+        clients: list[str] | None = None,
+        linger: float | None = 0.0,
+        app_name: str | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Open sessions side by side, with these client IDs or new ones, and give what became.
+
+        A session that is told to end ends `linger` seconds later; None is when `end` says so.
+        """
+        if clients is not None:
+            # The next ones to be drawn.
+            self.sessions.operations.node.client_ids._drawn.extend(reversed(clients))
+            count = len(clients)
+        who = Identity(user, **(identity or {}))
+        opened = [Holding(user) for _ in range(count)]
+        for one in opened:
+            self.tasks[one] = asyncio.create_task(self._hold(one, who, app_name, linger))
+        self.holdings += opened
+        await asyncio.gather(*(one.opened for one in opened))
+        return [one.seen for one in opened]
 
     async def _hold(
-        self,
-        held: Held,
-        given: Mapping[str, Any],
-        ready: asyncio.Future[None],
-        leave: asyncio.Event,
+        self, one: Holding, identity: Identity, app_name: str | None, linger: float | None
     ) -> None:
-        assert isinstance(self.sessions, AsyncUserSessions)
-        over = asyncio.Event()
+        loop = asyncio.get_running_loop()
 
         def close(disconnect: Disconnect) -> None:
-            held.told(disconnect)
-            over.set()
+            one.note(code=disconnect.code, told_at=time.monotonic())
+            loop.call_soon_threadsafe(one.over.set)
 
         began = time.monotonic()
         try:
-            admitted = await self.sessions.run(self._admit(given, held.client))
-            holding: AbstractAsyncContextManager[Any] = self.sessions.hold(admitted, close=close)
-            async with holding:
-                held.opened_at = time.monotonic()
-                held.took = held.opened_at - began
-                ready.set_result(None)
-                waits = [asyncio.create_task(one.wait()) for one in (over, leave)]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                if not leave.is_set():
-                    await asyncio.wait(waits[1:], timeout=given.get("linger"))
-                for wait in waits:
-                    wait.cancel()
-            held.ended_at = time.monotonic()
+            async with self.face.connect(
+                identity=identity, transport="websocket", app_name=app_name, close=close
+            ) as session:
+                now = time.monotonic()
+                one.note(client=session.client, opened_at=now, took=now - began)
+                one.opened.set_result(None)
+                await one.over.wait()
+                if not one.left.is_set() and linger != 0:
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(one.left.wait(), linger)
+            one.note(ended_at=time.monotonic())
         except ConnectRefused as error:
-            held.refused, held.took = error.code, time.monotonic() - began
-            ready.set_result(None)
+            one.note(refused=error.code, took=time.monotonic() - began)
+            one.opened.set_result(None)
         except Exception as error:
-            ready.set_exception(error)
+            if one.opened.done():
+                raise
+            one.opened.set_exception(error)
+
+    async def do_end(self, *, clients: list[str] | None = None) -> None:
+        """End sessions as if their clients had gone: these, or all; and wait until they are."""
+        chosen = [one for one in self.holdings if clients is None or one.seen["client"] in clients]
+        for one in chosen:
+            one.left.set()
+            one.over.set()
+        await asyncio.gather(*(self.tasks[one] for one in chosen))
+
+    async def do_held(self) -> list[dict[str, Any]]:
+        """What became of each session that was opened here."""
+        return [one.seen for one in self.holdings]
+
+    async def do_call(self, *, method: str, arguments: Mapping[str, Any]) -> Any:
+        """Call a method of the facade."""
+        return await getattr(self.face, method)(**arguments)
+
+    async def do_api(self, *, command: Mapping[str, Any]) -> Any:
+        """Have the server API carry out a command, and give its reply."""
+        return json.loads(await self.face.dispatch(json.dumps(command).encode()))
+
+    async def do_join(self) -> None:
+        """Be seen among the nodes."""
+        self.sessions.join()
+
+    async def do_clock(self, *, offset: float) -> None:
+        """Have the wall clock go wrong by so many seconds."""
+        self.offset = offset
+
+    async def do_block(self, *, seconds: float) -> None:
+        """Block the event loop."""
+        time.sleep(seconds)
 
 
-class BlockingHolder(Holder):
-    """Sessions of blocking code, each held by a thread."""
+def plain(value: Any) -> Any:
+    """What the facades give, as JSON."""
+    if isinstance(value, Connections):
+        connections = {client: plain(info) for client, info in value.items()}
+        return {"connections": connections, "partial": value.partial}
+    if isinstance(value, ConnectionInfo):
+        names = ("app_name", "transport", "connected_at", "last_seen", "expire_at", "labels")
+        return {name: getattr(value, name) for name in (*names, "meta")}
+    if isinstance(value, tuple):
+        return [plain(one) for one in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
-    def run(self) -> None:
-        self.sessions = UserSessions(**self.settings)
-        self.threads: dict[int, tuple[Callable[[], None], threading.Thread]] = {}
-        # Unlike an event, it may be used in a signal handler.
-        ending: queue.SimpleQueue[None] = queue.SimpleQueue()
-        signal.signal(signal.SIGTERM, lambda number, frame: ending.put(None))
 
-        def listen() -> None:
-            for request in requests():
-                threading.Thread(target=self._answer, args=(request,), daemon=True).start()
-            ending.put(None)
+def lines() -> Iterator[bytes]:
+    """The lines of standard input; read without a lock that the end of the program waits for."""
+    rest = b""
+    while data := os.read(0, 65536):
+        *whole, rest = (rest + data).split(b"\n")
+        yield from whole
 
-        threading.Thread(target=listen, daemon=True).start()
-        say({"ready": self.sessions.operations.node.id})
-        ending.get()
-        self.sessions.close()
 
-    def _answer(self, request: Mapping[str, Any]) -> None:
-        began = time.monotonic()
-        try:
-            value = self._do(request["do"], request["with"])
-        except Exception as error:
-            say(failed(request, began, error))
-        else:
-            say(done(request, began, value))
+def say(answer: Mapping[str, Any]) -> None:
+    """Write an answer, whole."""
+    data = json.dumps(answer).encode() + b"\n"
+    while data:
+        data = data[os.write(1, data) :]
 
-    def _do(self, do: str, given: Mapping[str, Any]) -> Any:
-        assert isinstance(self.sessions, UserSessions)
-        if do == "open":
-            return self._open(given)
-        if do == "end":
-            for one in self._chosen(given):
-                self.threads[id(one)][0]()
-            for one in self._chosen(given):
-                self.threads[id(one)][1].join()
-            return None
-        if do == "call":
-            return getattr(self.sessions, given["method"])(**given["arguments"])
-        if do == "api":
-            return json.loads(self.sessions.dispatch(given["body"].encode()))
-        return self.now(do, given)
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--prefix", default="usersessions")
+    parser.add_argument("--lease", type=float, default=1.5)
+    parser.add_argument("--timeout", type=float, default=2.0)
+    parser.add_argument("--face", choices=("async", "sync"), default="async")
+    parser.add_argument("--clock-offset", type=float, default=0.0)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--policy", default="reject")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    asyncio.run(Worker(parser.parse_args()).serve())
+
+
+if __name__ == "__main__":
+    main()

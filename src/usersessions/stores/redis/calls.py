@@ -51,6 +51,7 @@ class Calls:
         limit: SessionLimit | None,
         age: float,
         unheard: float | None,
+        lost: Sequence[str],
         last: EntryId | None,
     ) -> Call:
         """Make a session visible, or write it again.
@@ -65,6 +66,7 @@ class Calls:
             limit: how many the user may have.
             age: how many seconds ago it was registered.
             unheard: how many seconds ago its client was heard of; None is never.
+            lost: leases that are lost, among those that have been in the way.
             last: the last entry of the log; None where the script sees it itself.
         """
         keys = self.keys
@@ -95,7 +97,7 @@ class Calls:
                 "" if limit is None else limit.policy,
                 begin,
                 "" if limit is None else " ".join(self._leases.held()),
-                " ".join(self._leases.lost()),
+                " ".join(lost),
                 "-" if is_told else "+",
             ),
         )
@@ -200,6 +202,10 @@ class Calls:
         names = (self.keys.leases, self.keys.about, self.keys.log)
         act = "renew" if self._leases.is_taken else "take"
         return Call("renew", names, (self._leases.own, milliseconds, about, act, give_up))
+
+    def has_lease(self) -> Call:
+        """Whether Redis still knows the lease of this process."""
+        return Call("ZSCORE", (self.keys.leases,), (self._leases.own,), is_script=False)
 
     def leave(self, mailbox: str) -> Call:
         """Give up the lease of this process."""

@@ -68,7 +68,13 @@ class Engine:
             self.member,
             waits=waits,
             mailbox=self._reader.mailbox,
-            act=Act(self._reader.start, self._act, lambda: self.line.is_broken),
+            act=Act(
+                join=self.join,
+                listen=lambda: self._reader.start(joins=False),
+                effect=self._act,
+                is_broken=lambda: self.line.is_broken,
+                doubt=self._reader.doubt,
+            ),
             join=self._reader.renewal,
             timeout=timeout,
         )
@@ -92,12 +98,16 @@ class Engine:
 
     def close(self, *, until: float) -> None:
         """Leave the others, and end all threads."""
-        if self._reader.is_running:
-            self._reader.stop()
+        was_running = self._reader.is_running
+        # First, since it would take the lease again.
+        self._reader.stop(until=until)
+        if was_running:
             self.line.submit([self._calls.leave(self._reader.mailbox)], until=until)
         self.line.close(until=until)
-        self._reader.join(until=until)
         self._teller.close(until=until)
+        if was_running:
+            # Others know the lease as lost.
+            self.member.begin_anew()
 
     def _act(self, effect: Effect) -> None:
         if effect.tells:

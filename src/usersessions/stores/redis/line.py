@@ -147,7 +147,7 @@ class Line:
         late = [job for job in jobs if job.until < now]
         jobs = [job for job in jobs if job.until >= now]
         for job in late:
-            job.done(Failed("it did not answer in time"))
+            _tell(job, Failed("it did not answer in time"))
         if not jobs and not self.is_broken:
             return True
         calls = [call for job in jobs for call in job.calls] or [_PING]
@@ -158,12 +158,12 @@ class Line:
                 logger.warning("Redis does not answer: %s", error)
             self._pause = min(max(_OFTEN, self._pause * 2), _SELDOM)
             for job in jobs:
-                job.done(Failed(str(error)))
+                _tell(job, Failed(str(error)))
             return True
         was_broken, self._pause = self.is_broken, 0.0
         start = 0
         for job in jobs:
-            job.done(outcome_of(replies[start : start + len(job.calls)]))
+            _tell(job, outcome_of(replies[start : start + len(job.calls)]))
             start += len(job.calls)
         if was_broken:
             logger.info("Redis answers again")
@@ -189,6 +189,14 @@ class Line:
 
 
 _PING = Call("PING", is_script=False)
+
+
+def _tell(job: _Job, outcome: Outcome) -> None:
+    try:
+        job.done(outcome)
+    except Exception:
+        # A mistake of ours must not end the line for everybody.
+        logger.exception("an answer of Redis could not be dealt with")
 
 
 def exchange(link: Link, calls: Sequence[Call]) -> list[object]:

@@ -190,10 +190,10 @@ class _PoolLink:
     def exchange(self, commands: Sequence[Command]) -> list[object]:
         redis = self._redis
         replies: list[object] = []
+        connection = self._connection
         try:
-            if self._connection is None:
-                self._connection = self._pool.get_connection()
-            connection = self._connection
+            if connection is None:
+                connection = self._connection = self._pool.get_connection()
             connection.send_packed_command(connection.pack_commands(commands))
             for _ in commands:
                 try:
@@ -201,9 +201,11 @@ class _PoolLink:
                 except redis.ResponseError as error:
                     replies.append(_refused(error))
         except BaseException as error:
-            # Whatever is still on its way must not be taken for the reply to something else.
+            # Whatever is still on its way must not be taken for the reply to something else. Where
+            # another thread has closed the connection, redis-py may trip over that in any way.
+            was_closed = connection is not None and self._connection is not connection
             self.close()
-            if isinstance(error, (redis.RedisError, OSError)):
+            if was_closed or isinstance(error, (redis.RedisError, OSError)):
                 raise LinkBroken(type(error).__name__) from None
             raise
         if any(isinstance(one, Refused) and one.code == "READONLY" for one in replies):

@@ -76,6 +76,7 @@ class Member:
         self._unwritten: dict[str, str] = {}
         self._ended: dict[str, _Ended] = {}
         self._touched: dict[str, str] = {}
+        self._rivals: dict[str, list[str]] = {}
         self._round: list[str] = []
 
     def begin_anew(self) -> str:
@@ -136,6 +137,7 @@ class Member:
                 limit=None if pending is None else pending.request.limit,
                 age=0.0 if is_waiting else now - facts.connected_at,
                 unheard=None if seen is None else now - seen,
+                lost=[one for one in self._rivals.get(client, ()) if self._leases.is_lost(one)],
                 last=last,
             )
 
@@ -210,12 +212,14 @@ class Member:
             )
             if verdict == "ok":
                 self._doubt.discard(client)
+                self._rivals.pop(client, None)
                 if pending is None:
                     return Effect()
                 effect = self._decided(client, entry_id(details[0]))
                 return effect + Effect(calls=self.evict(user, details[1:]))
             is_open = any(not self._leases.is_held(lease) for lease in details)
             if not verdict or (verdict in ("unsure", "taken") and is_open):
+                self._rivals[client] = details if verdict else []
                 self._unwritten[client] = user
                 return Effect()
             self._doubt.discard(client)
@@ -225,6 +229,18 @@ class Member:
             code = DisconnectCode.FORCE_RECONNECT if refused is None else refused.code
             tells = [(tell, Disconnect.of(code)) for tell in self._node.registry.take([client])]
             return Effect(tells)
+
+    def rivals(self, client: str, leases: list[str]) -> None:
+        """Note of which leases it has to be known whether they are held, to register a session."""
+        with self._node.lock:
+            self._rivals[client] = leases
+
+    def questions(self) -> list[str]:
+        """The leases of which it has to be known whether they are held, and is not."""
+        with self._node.lock:
+            return self._leases.unknown(
+                lease for client in self._unwritten for lease in self._rivals.get(client, ())
+            )
 
     def evict(self, user: str, clients: Sequence[str]) -> list[Call]:
         """The call that ends sessions that have to make room."""
@@ -246,6 +262,7 @@ class Member:
 
     def _decided(self, client: str, since: EntryId | None = None) -> Effect:
         del self._pending[client]
+        self._rivals.pop(client, None)
         effect = Effect() if since is None else self.orders.catch_up(client, since)
         self.orders.decided()
         return effect
@@ -295,6 +312,7 @@ class Member:
             self._doubt.discard(client)
             was_unwritten = self._unwritten.pop(client, None) is not None
             self._touched.pop(client, None)
+            self._rivals.pop(client, None)
             mails = self.orders.gone(client)
             if pending is not None and was_unwritten and not in_doubt:
                 # Redis never heard of it.

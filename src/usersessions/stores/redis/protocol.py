@@ -105,13 +105,18 @@ class Act:
     """What a flow does besides asking; none of it waits.
 
     Attributes:
-        start: have this process be a node, and read what others say.
+        join: have this process be a node, and read the log.
+        listen: have it read what others answer to it.
         effect: tell sessions, and make calls that nobody waits for.
+        is_broken: whether the last that was asked of Redis failed.
+        doubt: whether Redis may know less than there is.
     """
 
-    start: Callable[[], None]
+    join: Callable[[], None]
+    listen: Callable[[], None]
     effect: Callable[[Effect], None]
     is_broken: Callable[[], bool]
+    doubt: Callable[[], bool]
 
 
 class Protocol:
@@ -189,7 +194,7 @@ class Protocol:
             raise InvalidValue(f"client {client} is registered already")
         if isinstance(pending, Refused):
             return pending
-        self._act.start()
+        self._act.join()
         verdict, details = yield from self._verdict(pending)
         if not verdict:
             return Allowed()
@@ -229,6 +234,7 @@ class Protocol:
             verdict, details = read_verdict(outcome.values[-1])
             if verdict not in ("unsure", "taken"):
                 return verdict, details
+            self._member.rivals(client, details)
             if not (yield from self._learn(details, until)):
                 break
             if verdict == "taken" and not any(map(self._leases.is_lost, details)):
@@ -321,12 +327,17 @@ class Protocol:
                     seen[one.client] = one.seen
         records.update(own)
         seen.update(registry.seen(records))
-        return Entries(records, seen, not is_complete)
+        return Entries(records, seen, partial=not is_complete)
 
     def _sessions(self, user: str, until: float, *before: Call) -> Flow[tuple[list[Held], bool]]:
         """A user's sessions whose lease is held, and whether all could be read."""
-        values = (yield from self._ask([*before, self._calls.list_user(user)], until)).values
+        lease = [self._calls.has_lease()] if self._leases.is_taken else []
+        calls = [*before, *lease, self._calls.list_user(user)]
+        values = (yield from self._ask(calls, until)).values
         held, is_complete = read_values(pairs(values[-1]))
+        if self._act.doubt() or (lease and values[-2] is None):
+            # Data was lost, and who has lost it may not have noticed yet.
+            is_complete = False
         if not (yield from self._learn((one.lease for one in held), until)):
             raise StoreUnavailable(_UNAVAILABLE)
         with self._node.lock:
@@ -438,7 +449,7 @@ class Protocol:
         spared: tuple[str, ...] = (),
     ) -> Flow[None]:
         """Add an order to the log by `until`, and wait for answers until the end."""
-        self._act.start()
+        self._act.listen()
         command = secrets.token_hex(8)
         self._waits[command] = wait
         try:

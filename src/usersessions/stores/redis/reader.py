@@ -19,7 +19,7 @@ from dataclasses import asdict
 
 from ...errors import DisconnectCode
 from ...models import Disconnect
-from ...node import Node
+from ...node import EXPIRED, Node
 from ...strictjson import dumps
 from .calls import Calls
 from .entries import Entry, Mail, entry_id
@@ -42,7 +42,7 @@ _SELDOM = 0.5
 _ENTRIES = 500
 _LATER = 1000
 _LONGEST_GAP = LOG_SECONDS - 60.0
-_PATIENCE = 1.0
+_SETTLE = 1.0
 _RECONNECT = Disconnect.of(DisconnectCode.FORCE_RECONNECT)
 
 
@@ -98,6 +98,8 @@ class Reader:
         self._renew_at = 0.0
         self._read_at = 0.0
         self._heal_at = 0.0
+        self._complete_at = 0.0
+        self._has_lapsed = False
         self._given_up = ""
         self._later: deque[Call] = deque(maxlen=_LATER)
 
@@ -122,19 +124,20 @@ class Reader:
                 )
                 self._thread.start()
 
-    def stop(self) -> None:
-        """Have the thread end soon."""
-        self._stopped.set()
-
-    def join(self, *, until: float) -> None:
-        """Wait until it has ended, and hurry it if need be."""
+    def stop(self, *, until: float) -> None:
+        """End the thread, and wait for that until then, on the monotonic clock."""
         with self._lock:
             thread = self._thread
-        if thread is None or thread is threading.current_thread():
-            return
-        # It waits for news that nobody needs any more.
-        self._link.close()
-        thread.join(max(0.0, until - time.monotonic()))
+        if thread is not None:
+            self._stopped.set()
+            # It waits for news that nobody needs any more.
+            self._link.close()
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def doubt(self) -> bool:
+        """Whether Redis may know less than there is: it has lost data, and others may not have
+        written theirs again."""
+        return self._has_lapsed or time.monotonic() < self._complete_at
 
     def make_later(self, call: Call) -> None:
         """Make a call as soon as Redis answers again."""
@@ -143,8 +146,7 @@ class Reader:
     def renewal(self) -> Call:
         """The call that takes or renews the lease."""
         about = dumps(asdict(self._node.info()))
-        give_up, self._given_up = self._given_up, ""
-        return self._calls.renew(int(self._lease * 1000), about, give_up=give_up)
+        return self._calls.renew(int(self._lease * 1000), about, give_up=self._given_up)
 
     # The thread -------------------------------------------------------------------------------
 
@@ -161,7 +163,8 @@ class Reader:
                 self._renew_at = 0.0
                 self._stopped.wait(pause)
             except Exception:
-                logger.exception("an entry of the log could not be dealt with")
+                # A mistake of ours must not have this process taken for dead.
+                logger.exception("the log of Redis could not be dealt with")
                 self._stopped.wait(_SELDOM)
         self._link.close()
         with self._lock:
@@ -173,6 +176,7 @@ class Reader:
         if self._joins and now >= self._renew_at:
             self._renew()
         self._read()
+        self._expire()
         if (self._member.has_due or self._later) and time.monotonic() >= self._heal_at:
             self._heal()
 
@@ -182,7 +186,13 @@ class Reader:
     def _notice_lapse(self) -> None:
         if self._leases.is_taken and time.monotonic() > self._renewed_at + self._lease:
             # It may have ended; what is under it is nobody's then.
-            self._given_up = self._member.begin_anew()
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._given_up = self._member.begin_anew()
+        self._has_lapsed = True
+        # By then, all others have noticed as well, and written their sessions again.
+        self._complete_at = time.monotonic() + self._lease / 3 + _SETTLE
 
     # The lease --------------------------------------------------------------------------------
 
@@ -193,6 +203,7 @@ class Reader:
                 "Redis was started anew or follows another one: sessions are written again"
             )
             self._given_up = self._member.begin_anew()
+        self._has_lapsed = True
         self._identity = identity
         users = self._member.next_users()
         touches, news = self._calls.touch(users), self._member.news()
@@ -207,10 +218,10 @@ class Reader:
         verdict, (last,) = read_verdict(renewed.values[0])
         if verdict == "lost":
             logger.warning("the lease of this process was lost: its sessions are written again")
-            self._member.begin_anew()
+            self._begin_anew()
             return
         self._member.joined(lease, entry_id(last))
-        self._renewed_at = asked_at
+        self._renewed_at, self._given_up, self._has_lapsed = asked_at, "", False
         # Not all processes at once, where all were started at once.
         self._renew_at = asked_at + self._lease / 3 * random.uniform(0.8, 1.0)  # noqa: S311
         self._note_missing(users, replies[1 : 1 + len(touches)])
@@ -237,13 +248,12 @@ class Reader:
         if isinstance(reply, Refused):
             self._stopped.wait(_OFTEN)
             return
-        if self._leases.is_taken:
-            if now - self._read_at > _LONGEST_GAP:
-                logger.warning("the log was not read for too long: all sessions have to come back")
-                with self._node.lock:
-                    tells = self._node.registry.take(self._node.registry.clients())
-                self._act(Effect([(tell, _RECONNECT) for tell in tells]))
-            self._read_at = now
+        if now - self._read_at > _LONGEST_GAP:
+            logger.warning("the log was not read for too long: all sessions have to come back")
+            with self._node.lock:
+                tells = self._node.registry.take(self._node.registry.clients())
+            self._act(Effect([(tell, _RECONNECT) for tell in tells]))
+        self._read_at = now
         for name, entry, fields in streams(reply):
             if name == keys.log.encode():
                 order = Entry.read(fields.get(b"entry", b""))
@@ -255,11 +265,23 @@ class Reader:
                 self._receive(Mail.read(fields.get(b"mail", b"")))
 
     def _patience(self) -> float:
+        """Seconds until there is something else to do than to wait for news."""
+        now = time.monotonic()
+        waits = [self._lease / 3]
+        if self._joins:
+            waits.append(self._renew_at - now)
         if self._later or self._member.has_due:
-            return min(_OFTEN, max(0.0, self._heal_at - time.monotonic()))
-        if not self._joins:
-            return self._lease / 3
-        return min(self._lease / 3, max(0.0, self._renew_at - time.monotonic()))
+            waits.append(self._heal_at - now)
+        expires = self._node.registry.next_deadline
+        if expires is not None:
+            waits.append(expires - self._node.clock())
+        return max(0.0, min(waits))
+
+    def _expire(self) -> None:
+        # The app's own timer does not know of an end that was set by another process.
+        tells = self._node.take_expired()
+        if tells:
+            self._act(Effect([(tell, EXPIRED) for tell in tells]))
 
     def _receive(self, mail: Mail | None) -> None:
         wait = None if mail is None else self._waits.get(mail.command)
@@ -274,8 +296,10 @@ class Reader:
         later = [self._later.popleft() for _ in range(len(self._later))]
         ends, writes = self._member.due_ends(), self._member.due_writes()
         try:
-            self._know_everybody()
-            last = entry_id(text(self._ask([self._calls.last()])[0]))
+            self._learn()
+            last = None
+            if not self._calls.in_one_place:
+                last = entry_id(text(self._ask([self._calls.last()])[0]))
             calls = [self._member.registration(user, client, last) for user, client in writes]
             due = [
                 (*write, call)
@@ -302,9 +326,10 @@ class Reader:
         if not all(isinstance(outcome, Answers) for outcome in outcomes):
             self._heal_at = time.monotonic() + _SELDOM
 
-    def _know_everybody(self) -> None:
-        asked_at = time.monotonic()
-        reply = self._ask([self._calls.nodes()])[0]
-        found = {lease: left for lease, left, _ in nodes(reply)}
-        with self._node.lock:
-            self._leases.know(list(found), found, asked_at=asked_at)
+    def _learn(self) -> None:
+        asked, asked_at = self._member.questions(), time.monotonic()
+        if asked:
+            reply = self._ask([self._calls.nodes(asked)])[0]
+            with self._node.lock:
+                held = {lease: left for lease, left, _ in nodes(reply)}
+                self._leases.know(asked, held, asked_at=asked_at)

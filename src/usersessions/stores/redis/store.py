@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import math
-import threading
+import os
 import time
+import weakref
 from collections.abc import Callable
 
 from ...errors import ConfigError
@@ -17,6 +19,8 @@ from .keys import Keys
 from .link import parse_url
 
 __all__ = ["RedisStore"]
+
+_AT_EXIT = 1.0
 
 
 class RedisStore:
@@ -60,7 +64,6 @@ class RedisStore:
         self._lease = _seconds("lease", lease, 0.5, 3600)
         self._timeout = _seconds("timeout", timeout, 0.05, 60)
         self.node = Node(clock)
-        self._lock = threading.Lock()
         # By the node's ID, which a forked child has anew: threads do not come along with a fork,
         # and connections must not be shared over one.
         self._engines: dict[str, Engine] = {}
@@ -122,7 +125,18 @@ class RedisStore:
         )
         # `setdefault` is atomic, and an engine that is not used starts nothing. Those of parents
         # are left alone: a lock of theirs may be held for ever in this process.
-        return self._engines.setdefault(self.node.id, engine)
+        kept = self._engines.setdefault(self.node.id, engine)
+        if kept is engine:
+            atexit.register(_close_at_exit, weakref.ref(engine), os.getpid())
+        return kept
+
+
+def _close_at_exit(reference: weakref.ref[Engine], process: int) -> None:
+    # What has ended is on its way to the others, and the threads that bring it are about to be
+    # killed. A forked child is not the one that this belongs to.
+    engine = reference()
+    if engine is not None and process == os.getpid():
+        engine.close(until=time.monotonic() + _AT_EXIT)
 
 
 def _seconds(name: str, value: object, least: float, most: float) -> float:
