@@ -43,11 +43,13 @@ class Pending:
         request: what was asked.
         is_held: whether it is held all the same.
         outcome: what came when nobody waited for it any more.
+        lease: the lease that it was written under.
     """
 
     request: Register
     is_held: bool = False
     outcome: Outcome | None = None
+    lease: str = ""
 
 
 @dataclass(slots=True)
@@ -115,7 +117,7 @@ class Member:
             registry = self._node.registry
             pending = self._pending.get(client)
             if pending is not None:
-                pending.outcome = None
+                pending.outcome, pending.lease = None, self._leases.own
             held = registry.records(user).get(client)
             is_waiting = pending is not None and not pending.is_held
             if held is None:
@@ -179,8 +181,7 @@ class Member:
             if self._pending.get(client) is not pending:
                 # It ended while Redis was asked.
                 return Effect()
-            self._doubt.discard(client)
-            return self._add(pending.request) + self._decided(client, since)
+            return self._add(pending.request) + self._known(pending, since)
 
     def refused(self, pending: Pending) -> None:
         """Forget a session that Redis has refused."""
@@ -210,13 +211,13 @@ class Member:
             verdict, details = (
                 ("", [""]) if not isinstance(outcome, Answers) else read_verdict(outcome.values[-1])
             )
+            if verdict == "ok" and pending is not None:
+                effect = self._known(pending, entry_id(details[0]))
+                return effect + Effect(calls=self.evict(user, details[1:]))
             if verdict == "ok":
                 self._doubt.discard(client)
                 self._rivals.pop(client, None)
-                if pending is None:
-                    return Effect()
-                effect = self._decided(client, entry_id(details[0]))
-                return effect + Effect(calls=self.evict(user, details[1:]))
+                return Effect()
             is_open = any(not self._leases.is_held(lease) for lease in details)
             if not verdict or (verdict in ("unsure", "taken") and is_open):
                 self._rivals[client] = details if verdict else []
@@ -259,6 +260,14 @@ class Member:
             return Effect()
         # It began to stop while Redis was asked, and has told all others already.
         return Effect([(tell, SHUTDOWN) for tell in self._node.registry.take([request.client])])
+
+    def _known(self, pending: Pending, since: EntryId) -> Effect:
+        client = pending.request.client
+        self._doubt.discard(client)
+        if pending.lease != self._leases.own:
+            # What was written was lost before this was heard.
+            self._unwritten[client] = pending.request.user
+        return self._decided(client, since)
 
     def _decided(self, client: str, since: EntryId | None = None) -> Effect:
         del self._pending[client]

@@ -202,8 +202,7 @@ class Reader:
             logger.warning(
                 "Redis was started anew or follows another one: sessions are written again"
             )
-            self._given_up = self._member.begin_anew()
-        self._has_lapsed = True
+            self._begin_anew()
         self._identity = identity
         users = self._member.next_users()
         touches, news = self._calls.touch(users), self._member.news()
@@ -293,10 +292,10 @@ class Reader:
     def _heal(self) -> None:
         if not self._leases.is_taken:
             return
+        self._learn()
         later = [self._later.popleft() for _ in range(len(self._later))]
         ends, writes = self._member.due_ends(), self._member.due_writes()
         try:
-            self._learn()
             last = None
             if not self._calls.in_one_place:
                 last = entry_id(text(self._ask([self._calls.last()])[0]))
