@@ -402,8 +402,9 @@ class RedisSentinel:
         until(done, what="another master", seconds=seconds)
 
     def _replicated(self) -> bool:
-        role = self.servers[1].cli("ROLE")
-        return bool(role[0] == "slave" and role[3] == "connected")
+        # The replica is connected before the master sends it what is new.
+        replica = self.servers[0].cli("INFO", "replication").get("slave0")
+        return replica is not None and replica["state"] == "online"
 
     def _seen(self) -> bool:
         return all(self._sees(sentinel) for sentinel in self.sentinels)

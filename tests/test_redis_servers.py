@@ -192,8 +192,9 @@ def test_a_cluster_keeps_each_key_at_its_owner_and_is_renewed(redis_cluster: Red
 def test_sentinels_replace_a_master_that_dies(sentinels: int) -> None:
     with RedisSentinel(sentinels=sentinels) as group:
         first = group.master
-        first.cli("SET", "key", "value")
-        assert first.cli("WAIT", 1, 1000) == 1
+        with first.client() as client:
+            client.set("key", "value")
+            assert client.wait(1, 1000) == 1
         first.kill()
         group.wait_for_failover(first)
         assert group.master.cli("GET", "key") == "value"

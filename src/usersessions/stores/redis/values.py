@@ -19,6 +19,8 @@ from ...strictjson import loads
 
 __all__ = ["Held", "read_values"]
 
+_CLIENT = re.compile(rb"[\w.:-]{1,255}")
+_MOMENTS = ("connected_at", "expire_at", "issued_at", "token_expires")
 _HEAD = re.compile(rb"1([+-]) ([0-9a-f]{1,64}) (\d+-\d+) (\d{1,20}) (\d{1,20})\n")
 
 
@@ -54,12 +56,25 @@ def _read(client: bytes, value: bytes) -> Held | None:
         return None
     state, lease, _, at, seen = head.groups()
     record = value[head.end() :]
-    try:
-        facts_of(record)
-        if not isinstance(loads(wire_of(record)), dict):
-            return None
-        name = client.decode("ascii")
-    except (JSONError, UnicodeDecodeError):
+    if not _CLIENT.fullmatch(client) or not _is_record(record):
         return None
     heard = int(seen) / 1e6 if seen != b"0" else None
-    return Held(name, state == b"+", lease.decode(), int(at), heard, record)
+    return Held(client.decode(), state == b"+", lease.decode(), int(at), heard, record)
+
+
+def _is_record(record: bytes) -> bool:
+    try:
+        facts = facts_of(record)
+        wire = loads(wire_of(record))
+    except JSONError:
+        return False
+    return (
+        isinstance(wire, dict)
+        and isinstance(facts.labels, dict)
+        and all(_is_moment(getattr(facts, name)) for name in _MOMENTS)
+        and facts.connected_at is not None
+    )
+
+
+def _is_moment(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
