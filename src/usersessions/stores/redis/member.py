@@ -243,6 +243,12 @@ class Member:
                 lease for client in self._unwritten for lease in self._rivals.get(client, ())
             )
 
+    def token_to_check(self, client: str) -> str | None:
+        """The token of a session that has no verdict yet."""
+        with self._node.lock:
+            pending = self._pending.get(client)
+            return None if pending is None else pending.request.facts.token_id
+
     def evict(self, user: str, clients: Sequence[str]) -> list[Call]:
         """The call that ends sessions that have to make room."""
         return [self._calls.post(Entry(EvictClients(user, tuple(clients))))] if clients else []

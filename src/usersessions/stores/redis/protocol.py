@@ -248,22 +248,27 @@ class Protocol:
 
         Gives None if Redis does not say, and `_REVOKED` if the token is.
         """
-        lease = self._leases.own
-        joins = [] if self._leases.is_taken else [self._join()]
-        asks = [] if self._calls.in_one_place else [self._calls.last()]
-        asks += [] if self._calls.in_one_place else self._calls.is_revoked(token_id)
-        if not joins and not asks:
-            return _UNKNOWN
-        outcome = yield from Ask([*joins, *asks], until)
-        if not isinstance(outcome, Answers):
-            return None
-        if joins:
+        if not self._leases.is_taken:
+            lease = self._leases.own
+            outcome = yield from Ask([self._join()], until)
+            if not isinstance(outcome, Answers):
+                return None
             _, (last,) = read_verdict(outcome.values[0])
             self._member.joined(lease, entry_id(last))
-        if not asks:
+        if self._calls.in_one_place:
             return _UNKNOWN
-        found = outcome.values[len(joins) :]
-        return _REVOKED if len(found) > 1 and found[1] else entry_id(text(found[0]))
+        outcome = yield from Ask([self._calls.last()], until)
+        if not isinstance(outcome, Answers):
+            return None
+        before = entry_id(text(outcome.values[0]))
+        if token_id is not None:
+            # After the end of the log, so that whoever revokes it from now on is read there.
+            outcome = yield from Ask(self._calls.is_revoked(token_id), until)
+            if not isinstance(outcome, Answers):
+                return None
+            if outcome.values[0]:
+                return _REVOKED
+        return before
 
     def _rebind(self, request: Rebind, until: float) -> Flow[Reply]:
         user, client = request.user, request.client

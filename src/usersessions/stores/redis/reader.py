@@ -299,6 +299,7 @@ class Reader:
             last = None
             if not self._calls.in_one_place:
                 last = entry_id(text(self._ask([self._calls.last()])[0]))
+                writes = self._unrevoked(writes)
             calls = [self._member.registration(user, client, last) for user, client in writes]
             due = [
                 (*write, call)
@@ -324,6 +325,19 @@ class Reader:
             self._act(self._member.written(user, client, outcome))
         if not all(isinstance(outcome, Answers) for outcome in outcomes):
             self._heal_at = time.monotonic() + _SELDOM
+
+    def _unrevoked(self, writes: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Where a script cannot see whether a token is revoked: without those whose token is."""
+        tokens = {client: self._member.token_to_check(client) for _, client in writes}
+        asked = [client for client, token_id in tokens.items() if token_id is not None]
+        if not asked:
+            return writes
+        calls = [call for client in asked for call in self._calls.is_revoked(tokens[client])]
+        found = dict(zip(asked, self._ask(calls), strict=True))
+        for user, client in writes:
+            if found.get(client) == 1:
+                self._act(self._member.written(user, client, Answers((b"revoked",))))
+        return [(user, client) for user, client in writes if found.get(client) != 1]
 
     def _learn(self) -> None:
         asked, asked_at = self._member.questions(), time.monotonic()
