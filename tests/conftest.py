@@ -14,7 +14,7 @@ import pytest
 from tests.servers import Server, serving
 from usersessions.devices import device_name
 
-pytest_plugins = ["tests.guards"]
+pytest_plugins = ["tests.guards", "tests.redis_servers", "tests.redis_groups"]
 
 # It loads its tables at the first use, which must not be on an event loop that is watched here.
 device_name("")

@@ -13,6 +13,7 @@ import doctest
 import inspect
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.modules import module_names
+from tests.redis_servers import RedisServer
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -107,7 +109,11 @@ def test_the_code_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    check_page(page.read_text(), str(page))
+    with ExitStack() as servers:
+        text = page.read_text()
+        if "REDIS_URL" in text:
+            monkeypatch.setenv("REDIS_URL", servers.enter_context(RedisServer()).url)
+        check_page(text, str(page))
 
 
 def test_blocks_of_a_page_share_their_names_and_may_await() -> None:

@@ -20,8 +20,8 @@ class Keeper:
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
 
-    def touch(self, client: str) -> None:
-        self.asked.append(("touch", client))
+    def touch(self, client: str, user: str) -> None:
+        self.asked.append(("touch", client, user))
 
     def rebind(self, client: str, user: str, token: str) -> None:
         self.asked.append(("rebind", client, user, token))
@@ -215,5 +215,5 @@ async def test_a_session_asks_its_facade_to_touch_and_refresh_it() -> None:
     session.refresh("a token")
     async_session.touch()
     await async_session.refresh("a token")
-    asked = [("touch", "c1"), ("rebind", "c1", "42", "a token")]
+    asked = [("touch", "c1", "42"), ("rebind", "c1", "42", "a token")]
     assert keeper.asked == async_keeper.asked == asked

@@ -15,7 +15,17 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.conformance.faces import FACES
+from tests.conformance.connections import Connections, refused_code, token
+from tests.conformance.stores import (
+    AWAITED,
+    ON_MEMORY,
+    SECRET,
+    WITH_ENDS,
+    Clock,
+    over,
+    until,
+    verifier,
+)
 from usersessions import (
     Closed,
     ConfigError,
@@ -34,94 +44,12 @@ from usersessions import (
 )
 from usersessions.flows import Reply, Request, run
 
-SECRET = "a secret of at least thirty-two bytes"
 DAY = 24 * 3600
 pytestmark = pytest.mark.anyio
 
 
-class Clock:
-    """Seconds since the epoch, as a test says."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=FACES, ids=lambda face: face.__name__)
-async def make(
-    request: pytest.FixtureRequest, clock: Clock
-) -> AsyncGenerator[Callable[..., Any], None]:
-    """Make a face on a fake clock, closed after the test."""
-    faces: list[Any] = []
-
-    def build(**settings: Any) -> Any:
-        verifier = TokenVerifier(Key(SECRET, algorithm="HS256"))
-        face = request.param(verifier, store=MemoryStore(clock=clock), **settings)
-        faces.append(face)
-        return face
-
-    yield build
-    for face in faces:
-        await face.aclose(timeout=0)
-
-
-def token(clock: Clock, **claims: object) -> str:
-    return jwt.encode({"sub": "42", "iat": int(clock.now), **claims}, SECRET, algorithm="HS256")
-
-
-class Connections:
-    """Connections as handlers hold them: each ends as soon as it is told to."""
-
-    def __init__(self, face: Any) -> None:
-        self.face = face
-        self.ended: dict[str, Disconnect] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def open(self, **arguments: Any) -> Any:
-        """Connect, and give the session."""
-        loop = asyncio.get_running_loop()
-        connected: asyncio.Future[Any] = loop.create_future()
-        self._tasks.append(loop.create_task(self._hold(connected, arguments)))
-        return await connected
-
-    async def _hold(self, connected: asyncio.Future[Any], arguments: dict[str, Any]) -> None:
-        loop = asyncio.get_running_loop()
-        told: asyncio.Future[Disconnect] = loop.create_future()
-
-        def close(disconnect: Disconnect) -> None:
-            loop.call_soon_threadsafe(told.set_result, disconnect)
-
-        try:
-            async with self.face.connect(transport="websocket", close=close, **arguments) as one:
-                connected.set_result(one)
-                self.ended[one.client] = await told
-        except ConnectRefused as refused:
-            connected.set_exception(refused)
-
-    async def __aenter__(self) -> Connections:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-async def refused_code(connections: Connections, **arguments: Any) -> int:
-    with pytest.raises(ConnectRefused) as refused:
-        await connections.open(**arguments)
-    return refused.value.code
-
-
 async def test_disconnect_says_which_connections_have_ended(make: Callable[..., Any]) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections, face.connect(user="42", transport="sse") as stuck:
         one, other = [await connections.open(user="42") for _ in range(2)]
         ended = await face.disconnect("42", timeout=0.3)
@@ -133,7 +61,7 @@ async def test_disconnect_says_which_connections_have_ended(make: Callable[..., 
 async def test_disconnect_takes_only_connections_with_these_labels(
     make: Callable[..., Any],
 ) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections:
         labels = [{"device": "phone", "beta": "yes"}, {"device": "phone"}, {}]
         phone_beta, phone, _ = [
@@ -148,7 +76,7 @@ async def test_disconnect_takes_only_connections_with_these_labels(
 async def test_revoking_keeps_the_token_out_and_leaves_other_devices_alone(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     phone = token(clock, jti="phone", exp=int(clock.now) + DAY)
     laptop = token(clock, jti="laptop", exp=int(clock.now) + DAY)
     async with Connections(face) as connections:
@@ -168,7 +96,7 @@ async def test_revoking_keeps_the_token_out_and_leaves_other_devices_alone(
 async def test_a_session_without_a_token_id_is_said_to_be_not_revocable(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections:
         without = await connections.open(token=token(clock))
         ended = await face.disconnect("42", revoke=True)
@@ -178,7 +106,7 @@ async def test_a_session_without_a_token_id_is_said_to_be_not_revocable(
 async def test_the_token_of_a_whitelisted_session_is_spared(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     mine, others = token(clock, jti="mine"), token(clock, jti="others")
     async with Connections(face) as connections:
         current = await connections.open(token=mine)
@@ -193,7 +121,7 @@ async def test_the_token_of_a_whitelisted_session_is_spared(
 async def test_a_revocation_lasts_as_long_as_its_token(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections:
         await connections.open(token=token(clock, jti="short", exp=int(clock.now) + 60))
         await connections.open(token=token(clock, jti="endless"))
@@ -209,7 +137,7 @@ async def test_a_revocation_lasts_as_long_as_its_token(
 async def test_a_blocked_user_is_closed_and_kept_out_until_unblocked(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections:
         session = await connections.open(user="42")
         other = await connections.open(user="43")
@@ -226,7 +154,7 @@ async def test_a_blocked_user_is_closed_and_kept_out_until_unblocked(
 
 
 async def test_a_block_ends_by_itself(make: Callable[..., Any], clock: Clock) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections:
         await face.block_user("42", expire_at=clock.now + 60)
         assert await refused_code(connections, user="42") == 3503
@@ -237,7 +165,7 @@ async def test_a_block_ends_by_itself(make: Callable[..., Any], clock: Clock) ->
 async def test_a_revoked_token_closes_its_sessions_and_is_kept_out(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections:
         session = await connections.open(token=token(clock, jti="t1"))
         await connections.open(token=token(clock, jti="t2"))
@@ -252,7 +180,7 @@ async def test_a_revoked_token_closes_its_sessions_and_is_kept_out(
 async def test_invalidating_hits_the_tokens_issued_before(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     old = token(clock, jti="old")
     without_iat = jwt.encode({"sub": "42"}, SECRET, algorithm="HS256")
     clock.now += 60
@@ -275,7 +203,7 @@ async def test_invalidating_hits_the_tokens_issued_before(
 async def test_invalidating_takes_another_moment_and_another_end(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     first = token(clock)
     clock.now += 60
     second = token(clock)
@@ -306,13 +234,13 @@ async def test_values_out_of_bounds_are_refused(
     make: Callable[..., Any], method: str, arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidValue):
-        await getattr(make(), method)(**arguments)
+        await getattr(make(verifier()), method)(**arguments)
 
 
 async def test_a_session_expires_after_its_grace_and_not_before(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     node = face.sessions.operations.node
     async with Connections(face) as connections:
         session = await connections.open(token=token(clock, exp=int(clock.now) + 60))
@@ -322,7 +250,7 @@ async def test_a_session_expires_after_its_grace_and_not_before(
         assert connections.ended == {}
         clock.now += 0.2
         node.expire()
-        await _until(lambda: connections.ended)
+        await until(lambda: connections.ended)
         assert connections.ended == {session.client: Disconnect(3005, "connection expired")}
 
 
@@ -334,24 +262,17 @@ async def test_a_timer_expires_sessions_by_itself(request: pytest.FixtureRequest
         async with Connections(face) as connections:
             first = await connections.open(identity=Identity("42", expire_at=now - 24.9))
             later = await connections.open(identity=Identity("42", expire_at=now + 3600))
-            await _until(lambda: connections.ended)
+            await until(lambda: connections.ended)
             assert list(connections.ended) == [first.client]
             assert await face.refresh("42", expire_at=now - 25) == (later.client,)
-            await _until(lambda: len(connections.ended) == 2)
+            await until(lambda: len(connections.ended) == 2)
         await face.aclose(timeout=0)
-
-
-async def _until(probe: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not probe():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.005)
 
 
 async def test_a_session_is_refreshed_by_a_new_token_of_its_user(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     node = face.sessions.operations.node
     async with Connections(face) as connections:
         session = await connections.open(token=token(clock, jti="t1", exp=int(clock.now) + 60))
@@ -369,7 +290,7 @@ async def test_a_session_is_refreshed_by_a_new_token_of_its_user(
 async def test_a_bad_refresh_leaves_the_session_as_it_was(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections:
         session = await connections.open(token=token(clock, jti="t1", exp=int(clock.now) + 60))
         before = (await face.user_connections("42"))[session.client]
@@ -393,7 +314,7 @@ async def test_a_bad_refresh_leaves_the_session_as_it_was(
 async def test_a_token_blocked_between_its_check_and_its_use_refreshes_nothing(
     make: Callable[..., Any], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    face = make()
+    face = make(verifier())
     operations = face.sessions.operations
     async with Connections(face) as connections:
         session = await connections.open(token=token(clock, jti="t1"))
@@ -410,7 +331,7 @@ async def test_a_token_blocked_between_its_check_and_its_use_refreshes_nothing(
 async def test_the_server_refreshes_and_expires_sessions(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     node = face.sessions.operations.node
     async with Connections(face) as connections:
         first = await connections.open(token=token(clock, exp=int(clock.now) + 60))
@@ -420,7 +341,7 @@ async def test_the_server_refreshes_and_expires_sessions(
         )
         clock.now += 100
         node.expire()
-        await _until(lambda: connections.ended)
+        await until(lambda: connections.ended)
         assert list(connections.ended) == [second.client]
         assert await face.refresh("42", expire_at=0) == (first.client,)
         clock.now += 10_000
@@ -430,7 +351,7 @@ async def test_the_server_refreshes_and_expires_sessions(
 
 
 async def test_a_limit_refuses_one_session_too_many(make: Callable[..., Any]) -> None:
-    face = make(limit=SessionLimit(2))
+    face = make(verifier(), limit=SessionLimit(2))
     async with Connections(face) as connections:
         first = await connections.open(user="42")
         await connections.open(user="42")
@@ -443,10 +364,10 @@ async def test_a_limit_refuses_one_session_too_many(make: Callable[..., Any]) ->
 async def test_a_limit_evicts_the_session_that_was_connected_first(
     make: Callable[..., Any],
 ) -> None:
-    face = make(limit=SessionLimit(2, policy="evict_oldest"))
+    face = make(verifier(), limit=SessionLimit(2, policy="evict_oldest"))
     async with Connections(face) as connections:
         first, second, third = [await connections.open(user="42") for _ in range(3)]
-        await _until(lambda: connections.ended)
+        await until(lambda: connections.ended)
         assert connections.ended == {first.client: Disconnect(3504, "connection limit")}
         assert list(await face.user_connections("42")) == [second.client, third.client]
 
@@ -454,7 +375,7 @@ async def test_a_limit_evicts_the_session_that_was_connected_first(
 async def test_a_limit_evicts_the_session_that_is_idle(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make(limit=SessionLimit(3, policy="evict_idle"))
+    face = make(verifier(), limit=SessionLimit(3, policy="evict_idle"))
     async with Connections(face) as connections:
         sessions = []
         for _ in range(3):
@@ -463,28 +384,28 @@ async def test_a_limit_evicts_the_session_that_is_idle(
         clock.now += 1
         sessions[0].touch()
         await connections.open(user="42")
-        await _until(lambda: connections.ended)
+        await until(lambda: connections.ended)
         assert list(connections.ended) == [sessions[1].client]
 
 
 async def test_a_limit_may_count_each_app_by_itself(make: Callable[..., Any]) -> None:
-    face = make(limit=SessionLimit(1, policy="evict_oldest", per_app=True))
+    face = make(verifier(), limit=SessionLimit(1, policy="evict_oldest", per_app=True))
     async with Connections(face) as connections:
         web = await connections.open(user="42", app_name="web")
         await connections.open(user="42", app_name="phone")
         await connections.open(user="42")
         await connections.open(user="42", app_name="web")
-        await _until(lambda: connections.ended)
+        await until(lambda: connections.ended)
         assert list(connections.ended) == [web.client]
 
 
 async def test_a_hundred_connects_at_once_leave_exactly_the_limit(
     make: Callable[..., Any],
 ) -> None:
-    face = make(limit=SessionLimit(5, policy="evict_oldest"))
+    face = make(verifier(), limit=SessionLimit(5, policy="evict_oldest"))
     async with Connections(face) as connections:
         await asyncio.gather(*(connections.open(user="42") for _ in range(100)))
-        await _until(lambda: len(connections.ended) == 95)
+        await until(lambda: len(connections.ended) == 95)
         assert len(await face.user_connections("42")) == 5
 
 
@@ -492,7 +413,7 @@ async def test_events_tell_of_each_session_and_its_end(
     make: Callable[..., Any], clock: Clock
 ) -> None:
     events: list[tuple[Any, ...]] = []
-    face = make(
+    face = make(verifier(), 
         on_connect=lambda session: events.append(("connect", session.client)),
         on_disconnect=lambda session, disconnect, lived: events.append(
             ("disconnect", session.client, disconnect.code, lived)
@@ -514,7 +435,7 @@ async def test_events_tell_of_each_session_and_its_end(
 
 async def test_no_event_tells_of_a_refused_connection(make: Callable[..., Any]) -> None:
     events: list[object] = []
-    face = make(
+    face = make(verifier(), 
         limit=SessionLimit(1),
         on_connect=events.append,
         on_disconnect=lambda *arguments: events.append(arguments),
@@ -531,7 +452,7 @@ async def test_an_event_callback_that_fails_is_logged_and_harms_nothing(
     def fail(*arguments: object) -> None:
         raise LookupError("the app's own")
 
-    face = make(on_connect=fail, on_disconnect=fail)
+    face = make(verifier(), on_connect=fail, on_disconnect=fail)
     async with face.connect(user="42", transport="websocket") as session:
         assert list(await face.user_connections("42")) == [session.client]
     failures = [one.message for one in caplog.records if one.levelno == logging.ERROR]
@@ -574,7 +495,7 @@ async def test_a_session_whose_connect_event_interrupts_it_is_gone_and_said_so_o
         events.append("connect")
         raise ending
 
-    face = make(on_connect=on_connect, on_disconnect=lambda *_: events.append("disconnect"))
+    face = make(verifier(), on_connect=on_connect, on_disconnect=lambda *_: events.append("disconnect"))
     with pytest.raises(BaseException) as raised:
         async with face.connect(user="42", transport="websocket"):
             raise AssertionError("never connected")
@@ -629,7 +550,7 @@ async def test_a_session_that_ends_itself_says_with_which_disconnect(
     make: Callable[..., Any],
 ) -> None:
     ended: list[Disconnect] = []
-    face = make(on_disconnect=lambda session, disconnect, lived: ended.append(disconnect))
+    face = make(verifier(), on_disconnect=lambda session, disconnect, lived: ended.append(disconnect))
     async with face.connect(user="42", transport="websocket") as session:
         # Nothing is awaited between being told and the end of the block.
         await face.disconnect("42", code=4001, timeout=0)
@@ -641,7 +562,7 @@ async def test_a_connection_held_twice_is_refused_and_its_session_goes_on(
     make: Callable[..., Any],
 ) -> None:
     events: list[str] = []
-    face = make(
+    face = make(verifier(), 
         on_connect=lambda session: events.append("connect"),
         on_disconnect=lambda *_: events.append("disconnect"),
     )
@@ -666,7 +587,7 @@ async def test_a_session_whose_registration_is_interrupted_leaves_nothing(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[object] = []
-    face = make(on_connect=events.append, on_disconnect=lambda *_: events.append("disconnect"))
+    face = make(verifier(), on_connect=events.append, on_disconnect=lambda *_: events.append("disconnect"))
     operations = face.sessions.operations
     register = operations.register
 
@@ -696,7 +617,7 @@ async def test_a_disconnect_that_is_cancelled_has_told_and_waits_for_nobody() ->
 async def test_tokens_without_an_id_leave_nothing_behind(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     async with face.connect(token=token(clock, jti=""), transport="websocket"):
         ended = await face.disconnect("42", revoke=True, timeout=0)
         assert ended.not_revocable == ended.unconfirmed != ()
@@ -706,7 +627,7 @@ async def test_tokens_without_an_id_leave_nothing_behind(
 async def test_invalidating_hits_also_connections_of_tokens_that_the_app_authenticated(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     without_iat = jwt.encode({"sub": "42", "jti": "t1"}, SECRET, algorithm="HS256")
     async with Connections(face) as connections:
         identity = await face.authenticate(without_iat)
@@ -720,8 +641,8 @@ async def test_a_token_of_nobody_authenticates_only_where_anonymous_users_are_al
 ) -> None:
     anonymous = token(clock, sub="")
     with pytest.raises(TokenError, match="anonymous users are not allowed"):
-        await make().authenticate(anonymous)
-    assert (await make(allow_anonymous=True).authenticate(anonymous)).user == ""
+        await make(verifier()).authenticate(anonymous)
+    assert (await make(verifier(), allow_anonymous=True).authenticate(anonymous)).user == ""
 
 
 @pytest.mark.parametrize(
@@ -739,7 +660,7 @@ async def test_settings_that_cannot_work_are_refused_when_they_are_made(
 ) -> None:
     (name,) = settings
     with pytest.raises(ConfigError, match=name):
-        make(**settings)
+        make(verifier(), **settings)
 
 
 FORK = """
@@ -766,7 +687,7 @@ async def test_the_end_of_a_session_is_told_in_the_process_that_had_it_alone() -
 async def test_each_session_leaves_two_lines_in_the_log_without_its_secrets(
     make: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    face = make()
+    face = make(verifier())
     identity = Identity("42", meta={"secret": "swordfish"}, token_id="swordfish")
     with caplog.at_level(logging.DEBUG, "usersessions"):
         async with face.connect(identity=identity, transport="websocket") as session:
@@ -794,7 +715,7 @@ async def test_each_session_leaves_two_lines_in_the_log_without_its_secrets(
 async def test_draining_refuses_new_sessions_and_counts_those_left(
     make: Callable[..., Any],
 ) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections, face.connect(user="42", transport="sse"):
         session = await connections.open(user="42")
         with pytest.raises(InvalidValue, match="timeout must be a number of seconds"):
@@ -806,7 +727,7 @@ async def test_draining_refuses_new_sessions_and_counts_those_left(
 
 
 async def test_touching_is_seen_in_lists(make: Callable[..., Any], clock: Clock) -> None:
-    face = make()
+    face = make(verifier())
     async with face.connect(
         user="42", transport="websocket", remote_addr="192.0.2.7", user_agent="curl/8.5.0"
     ) as session:
@@ -821,7 +742,7 @@ async def test_touching_is_seen_in_lists(make: Callable[..., Any], clock: Clock)
 
 
 async def test_the_server_api_has_all_of_it(make: Callable[..., Any], clock: Clock) -> None:
-    face = make()
+    face = make(verifier())
 
     async def ask(method: str, **params: object) -> Any:
         body = json.dumps({"method": method, "params": params}).encode()

@@ -8,15 +8,8 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.conformance.test_control import (
-    SECRET,
-    Clock,
-    Connections,
-    clock,
-    make,
-    refused_code,
-    token,
-)
+from tests.conformance.connections import Connections, refused_code, token
+from tests.conformance.stores import SECRET, Clock, verifier
 from usersessions import (
     Identity,
     InvalidValue,
@@ -28,8 +21,6 @@ from usersessions import (
 from usersessions.own_sessions import OwnOperations
 from usersessions.stores.base import EndRequest
 
-__all__ = ["clock", "make"]
-
 HOUR = 3600.0
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +28,7 @@ pytestmark = pytest.mark.anyio
 async def test_the_list_is_the_callers_own_and_marks_the_current_one(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     phone, laptop = token(clock, jti="phone", meta={"plan": "pro"}), token(clock, jti="laptop")
     async with Connections(face) as connections:
         first = await connections.open(token=phone, app_name="phone", remote_addr="192.0.2.7")
@@ -57,7 +48,7 @@ async def test_the_list_is_the_callers_own_and_marks_the_current_one(
 
 
 async def test_ending_one_ends_its_login(make: Callable[..., Any], clock: Clock) -> None:
-    face = make()
+    face = make(verifier())
     mine, lost = token(clock, jti="mine"), token(clock, jti="lost")
     async with Connections(face) as connections:
         await connections.open(token=mine)
@@ -71,7 +62,7 @@ async def test_ending_one_ends_its_login(make: Callable[..., Any], clock: Clock)
 
 
 async def test_ending_one_may_leave_its_login(make: Callable[..., Any], clock: Clock) -> None:
-    face = make()
+    face = make(verifier())
     mine = token(clock, jti="mine")
     async with Connections(face) as connections:
         session = await connections.open(token=mine)
@@ -82,7 +73,7 @@ async def test_ending_one_may_leave_its_login(make: Callable[..., Any], clock: C
 async def test_a_foreign_session_is_answered_like_one_that_is_not_there(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections:
         foreign = await connections.open(user="43")
         said = []
@@ -99,7 +90,7 @@ async def test_a_foreign_session_is_answered_like_one_that_is_not_there(
 async def test_ending_others_keeps_the_caller_and_their_other_tabs(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     mine, lost = token(clock, jti="mine"), token(clock, jti="lost")
     async with Connections(face) as connections:
         kept = [await connections.open(token=mine) for _ in range(2)]
@@ -113,7 +104,7 @@ async def test_ending_others_keeps_the_caller_and_their_other_tabs(
 
 
 async def test_ending_others_needs_to_know_who_asks(make: Callable[..., Any], clock: Clock) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections:
         session = await connections.open(token=token(clock))
         other = await connections.open(token=token(clock))
@@ -126,7 +117,7 @@ async def test_ending_others_needs_to_know_who_asks(make: Callable[..., Any], cl
 async def test_a_refused_token_and_the_anonymous_user_get_nothing(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     for caller, error in ((token(clock) + "x", TokenError), (Identity(""), InvalidValue)):
         for method, arguments in (("list", ()), ("end", ("c1",)), ("end_others", ())):
             with pytest.raises(error):
@@ -136,7 +127,7 @@ async def test_a_refused_token_and_the_anonymous_user_get_nothing(
 async def test_a_young_login_may_end_itself_but_no_others(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make(end_others_min_age=HOUR)
+    face = make(verifier(), end_others_min_age=HOUR)
     old, young = token(clock, jti="old"), None
     async with Connections(face) as connections:
         owner = await connections.open(token=old)
@@ -157,7 +148,7 @@ async def test_a_young_login_may_end_itself_but_no_others(
 async def test_where_no_token_says_it_a_login_is_as_old_as_its_connection(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make(end_others_min_age=HOUR)
+    face = make(verifier(), end_others_min_age=HOUR)
     async with Connections(face) as connections:
         mine = await connections.open(user="42")
         other = await connections.open(user="42")
@@ -173,7 +164,7 @@ async def test_where_no_token_says_it_a_login_is_as_old_as_its_connection(
 async def test_a_claimed_session_does_not_make_a_login_older_that_does_not_say_its_age(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make(end_others_min_age=HOUR)
+    face = make(verifier(), end_others_min_age=HOUR)
     thief = jwt.encode({"sub": "42"}, SECRET, algorithm="HS256")
     async with Connections(face) as connections:
         owner = await connections.open(token=token(clock, jti="owner"))
@@ -188,7 +179,7 @@ async def test_a_claimed_session_does_not_make_a_login_older_that_does_not_say_i
 async def test_a_connection_of_the_caller_made_meanwhile_is_kept_like_the_others(
     make: Callable[..., Any], clock: Clock
 ) -> None:
-    face = make()
+    face = make(verifier())
     mine = token(clock, jti="mine")
     operations = face.sessions.operations
     own = OwnOperations(operations, mine)
@@ -209,7 +200,7 @@ async def test_a_connection_of_the_caller_made_meanwhile_is_kept_like_the_others
 async def test_nobody_elses_session_is_ended_whatever_its_token_is_called(
     make: Callable[..., Any],
 ) -> None:
-    face = make()
+    face = make(verifier())
     async with Connections(face) as connections:
         mine = await connections.open(identity=Identity("42", token_id="1"))
         foreign = await connections.open(identity=Identity("43", token_id="1"))
@@ -220,7 +211,7 @@ async def test_nobody_elses_session_is_ended_whatever_its_token_is_called(
 
 @pytest.mark.parametrize("client", [7, None, ["c1"], {}, "c" * 256, "\ud800"])
 async def test_a_client_id_that_is_none_is_refused(make: Callable[..., Any], client: Any) -> None:
-    own = make().own(Identity("42"))
+    own = make(verifier()).own(Identity("42"))
     with pytest.raises(InvalidValue, match="client"):
         await own.end(client)
     if client is not None:
@@ -234,4 +225,4 @@ async def test_a_caller_that_is_neither_token_nor_identity_is_refused(
     make: Callable[..., Any], caller: Any
 ) -> None:
     with pytest.raises(TokenError, match="the token must be a string"):
-        await make().own(caller).list()
+        await make(verifier()).own(caller).list()

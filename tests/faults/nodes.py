@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, wait
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -98,6 +98,7 @@ class Worker(Child):
 
     Attributes:
         node: the ID of its node.
+        left: what became of its sessions, once it has ended in good order.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Worker(Child):
         self._asked: dict[int, Future[Answer]] = {}
         self._ready: Future[str] = Future()
         self._gone = False
+        self.left: list[Held] = []
 
     def __enter__(self) -> Self:
         self._errors = TemporaryFile()
@@ -215,6 +217,7 @@ class Worker(Child):
         count: int = 1,
         clients: Sequence[str] | None = None,
         linger: float | None = 0.0,
+        hang: float = 0.0,
         app_name: str | None = None,
         **identity: Any,
     ) -> list[Held]:
@@ -226,6 +229,7 @@ class Worker(Child):
             clients: the IDs to give them; None draws new ones.
             linger: how many seconds a session goes on after it was told to end; None is until
                 `end`.
+            hang: for how many seconds its `close` does nothing.
             app_name: the client's app name.
             identity: more of the `Identity`: `meta`, `labels`, `token_id`, `expire_at`, ...
         """
@@ -235,6 +239,7 @@ class Worker(Child):
             count=count,
             clients=clients,
             linger=linger,
+            hang=hang,
             app_name=app_name,
             identity=identity,
         )
@@ -316,6 +321,9 @@ class Worker(Child):
             if "node" in answer:
                 self._ready.set_result(answer["node"])
                 continue
+            if "left" in answer:
+                self.left = [Held(**one) for one in answer["left"]]
+                continue
             with self._lock:
                 future = self._asked.pop(answer["id"])
             if "error" in answer:
@@ -346,6 +354,19 @@ class Worker(Child):
         self._reader.join()
         self.process.stdout.close()
         self._errors.close()
+
+
+@contextmanager
+def side_by_side(*workers: Worker) -> Iterator[Sequence[Worker]]:
+    """Run several workers inside the `with` block; they start, and end, at the same time."""
+    with ThreadPoolExecutor(len(workers)) as pool:
+        starting = [pool.submit(worker.__enter__) for worker in workers]
+        try:
+            yield [started.result() for started in starting]
+        finally:
+            for worker, started in zip(workers, starting, strict=True):
+                if started.exception() is None:
+                    pool.submit(worker.__exit__, None, None, None)
 
 
 def _closed(answer: Mapping[str, Any]) -> Closed:

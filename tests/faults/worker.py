@@ -3,6 +3,7 @@
 1. A line of JSON on standard input is a request, `{"id", "do", "with"}`; the answer is a line on
    standard output, `{"id", "value" or "error", "began", "took"}`. Requests run side by side.
 2. On SIGTERM it drains and ends. It ends when its standard input does, too: it outlives nobody.
+   The last that it says, `{"left"}`, is what became of its sessions.
 3. Moments are of `time.monotonic`, which is one clock for all processes of a machine.
 """
 
@@ -57,7 +58,8 @@ class Worker:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.offset: float = arguments.clock_offset
-        face = AsyncFace if arguments.face == "async" else BlockingFace
+        self.is_blocking = arguments.face == "sync"
+        face = BlockingFace if self.is_blocking else AsyncFace
         limit = None
         if arguments.limit is not None:
             limit = SessionLimit(arguments.limit, policy=arguments.policy)
@@ -103,6 +105,7 @@ class Worker:
         threading.Thread(target=listen, daemon=True).start()
         say({"node": self.sessions.operations.node.id})
         await self.face.aclose(timeout=await ending.get())
+        say({"left": [one.seen for one in self.holdings]})
 
     async def _answer(self, request: Mapping[str, Any]) -> None:
         began = time.monotonic()
@@ -124,12 +127,14 @@ class Worker:
         count: int = 1,
         clients: list[str] | None = None,
         linger: float | None = 0.0,
+        hang: float = 0.0,
         app_name: str | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Open sessions side by side, with these client IDs or new ones, and give what became.
 
-        A session that is told to end ends `linger` seconds later; None is when `end` says so.
+        A session that is told to end ends `linger` seconds later; None is when `end` says so. Its
+        `close` takes `hang` seconds before it does anything.
         """
         if clients is not None:
             # The next ones to be drawn.
@@ -138,24 +143,38 @@ class Worker:
         who = Identity(user, **(identity or {}))
         opened = [Holding(user) for _ in range(count)]
         for one in opened:
-            self.tasks[one] = asyncio.create_task(self._hold(one, who, app_name, linger))
+            hold = self._hold(one, who, app_name, linger, hang)
+            self.tasks[one] = asyncio.create_task(hold)
         self.holdings += opened
         await asyncio.gather(*(one.opened for one in opened))
         return [one.seen for one in opened]
 
     async def _hold(
-        self, one: Holding, identity: Identity, app_name: str | None, linger: float | None
+        self,
+        one: Holding,
+        identity: Identity,
+        app_name: str | None,
+        linger: float | None,
+        hang: float,
     ) -> None:
         loop = asyncio.get_running_loop()
 
         def close(disconnect: Disconnect) -> None:
             one.note(code=disconnect.code, told_at=time.monotonic())
+            time.sleep(hang if self.is_blocking else 0)
             loop.call_soon_threadsafe(one.over.set)
+
+        async def aclose(disconnect: Disconnect) -> None:
+            await asyncio.sleep(hang)
+            close(disconnect)
 
         began = time.monotonic()
         try:
             async with self.face.connect(
-                identity=identity, transport="websocket", app_name=app_name, close=close
+                identity=identity,
+                transport="websocket",
+                app_name=app_name,
+                close=aclose if hang and not self.is_blocking else close,
             ) as session:
                 now = time.monotonic()
                 one.note(client=session.client, opened_at=now, took=now - began)

@@ -153,11 +153,22 @@ class Calls:
         """Forget sessions whose lease is lost."""
         return Call("sweep", (self.keys.sessions(user),), (" ".join(lost), *clients))
 
-    def touch(self, users: Sequence[str]) -> list[Call]:
-        """Keep users' sessions for longer; each answers the places of those that are not there."""
-        names = [self.keys.sessions(user) for user in users]
-        groups = [names] if self.in_one_place and names else [[name] for name in names]
-        return [Call("touch", tuple(group), (SESSIONS_SECONDS,)) for group in groups]
+    def touch(self, sessions: Sequence[tuple[str, str]]) -> list[Call]:
+        """Keep users' sessions for longer; each answers the places of users who lost some.
+
+        Args:
+            sessions: users, each with the one of their sessions that is looked for.
+        """
+        named = [(self.keys.sessions(user), client) for user, client in sessions]
+        groups = [named] if self.in_one_place and named else [[one] for one in named]
+        return [
+            Call(
+                "touch",
+                tuple(name for name, _ in group),
+                (SESSIONS_SECONDS, *(client for _, client in group)),
+            )
+            for group in groups
+        ]
 
     # Who is kept out --------------------------------------------------------------------------
 

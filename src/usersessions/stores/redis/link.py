@@ -130,6 +130,16 @@ def _host(name: str, port: int) -> tuple[str, int]:
     return host, parts.port or port
 
 
+def _options(url: str) -> dict[str, Any]:
+    """The login, the database and the options of a URL."""
+    from redis import connection
+
+    # redis-py has no types for it.
+    parsed: Any = connection.parse_url
+    options: dict[str, Any] = dict(parsed(url))
+    return {name: value for name, value in options.items() if name not in ("host", "port")}
+
+
 def _settings(timeout: float) -> dict[str, Any]:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -175,9 +185,7 @@ class _PoolLink:
         if target.kind == "redis+sentinel":
             from redis.sentinel import Sentinel, SentinelConnectionPool
 
-            options = redis.ConnectionPool.from_url(target.url).connection_kwargs
-            for name in ("host", "port"):
-                options.pop(name, None)
+            options = _options(target.url)
             # redis-py has no types for these.
             make: Any = Sentinel
             pool: Any = SentinelConnectionPool
@@ -249,9 +257,10 @@ class _ClusterLink:
     def identity(self) -> bytes:
         def ask(client: Any) -> bytes:
             seen = []
-            for section in ("server", "replication"):
-                for name, info in client.info(section, target_nodes=client.PRIMARIES).items():
-                    seen.append(f"{name} {info.get('run_id', info.get('master_replid'))}")
+            for node in client.get_primaries():
+                server = client.info("server", target_nodes=node)
+                replication = client.info("replication", target_nodes=node)
+                seen.append(f"{server['run_id']} {replication['master_replid']}")
             return " ".join(sorted(seen)).encode()
 
         identity: bytes = self._use(ask)
@@ -264,22 +273,23 @@ class _ClusterLink:
 
     def _use(self, act: Any) -> Any:
         redis = self._redis
+        client = self._client
         try:
-            if self._client is None:
+            if client is None:
                 from redis.cluster import ClusterNode, RedisCluster
 
-                options = redis.ConnectionPool.from_url(self._target.url).connection_kwargs
-                for name in ("host", "port", "db"):
-                    options.pop(name, None)
+                options = _options(self._target.url)
+                options.pop("db", None)
                 node: Any = ClusterNode
-                self._client = RedisCluster(
+                client = self._client = RedisCluster(
                     startup_nodes=[node(*host) for host in self._target.hosts],
                     **{**options, **_settings(self._timeout)},
                 )
-            return act(self._client)
+            return act(client)
         except BaseException as error:
+            was_closed = client is not None and self._client is not client
             self.close()
-            if isinstance(error, (redis.RedisError, OSError)):
+            if was_closed or isinstance(error, (redis.RedisError, OSError)):
                 raise LinkBroken(type(error).__name__) from None
             raise
 

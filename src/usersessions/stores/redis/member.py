@@ -385,16 +385,21 @@ class Member:
                 if client in seen
             ]
 
-    def next_users(self) -> list[str]:
-        """Some users whose sessions have to be kept for longer; in the end it was everybody."""
+    def next_users(self) -> list[tuple[str, str]]:
+        """Some users whose sessions have to be kept for longer, each with the oldest of those held
+        here; in the end it was everybody.
+
+        Sessions are written oldest first, so that whatever is lost, the oldest is lost with it.
+        """
         with self._node.lock:
             if not self._round:
                 self._round = self._node.registry.users()
             users, self._round = self._round[:_SLICE], self._round[_SLICE:]
-        return users
+            oldest = [(user, next(iter(self._node.registry.records(user)), "")) for user in users]
+        return [(user, client) for user, client in oldest if client]
 
     def missing(self, user: str) -> None:
-        """Note that Redis has nothing of a user."""
+        """Note that Redis has lost sessions of a user."""
         with self._node.lock:
             for client in self._node.registry.records(user):
                 self._unwritten[client] = user

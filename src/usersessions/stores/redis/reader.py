@@ -135,8 +135,8 @@ class Reader:
             thread.join(max(0.0, until - time.monotonic()))
 
     def doubt(self) -> bool:
-        """Whether Redis may know less than there is: it has lost data, and others may not have
-        written theirs again."""
+        """Whether Redis may know less than there is: it has lost data that others may not have
+        written again, or it does not write now."""
         return self._has_lapsed or time.monotonic() < self._complete_at
 
     def make_later(self, call: Call) -> None:
@@ -210,7 +210,8 @@ class Reader:
         replies = self._ask([self.renewal(), *touches, *news])
         renewed = outcome_of(replies[:1])
         if not isinstance(renewed, Answers):
-            # It answers, but does not write now.
+            # It answers, but does not write now: nor what others have to tell it.
+            self._has_lapsed = True
             self._notice_lapse()
             self._renew_at = asked_at + _SELDOM
             return
@@ -225,11 +226,11 @@ class Reader:
         self._renew_at = asked_at + self._lease / 3 * random.uniform(0.8, 1.0)  # noqa: S311
         self._note_missing(users, replies[1 : 1 + len(touches)])
 
-    def _note_missing(self, users: Sequence[str], replies: Sequence[object]) -> None:
+    def _note_missing(self, users: Sequence[tuple[str, str]], replies: Sequence[object]) -> None:
         size = len(users) if self._calls.in_one_place else 1
         for group, reply in enumerate(replies):
             for place in reply if isinstance(reply, list) else ():
-                self._member.missing(users[group * size + int(place) - 1])
+                self._member.missing(users[group * size + int(place) - 1][0])
 
     # The log ----------------------------------------------------------------------------------
 

@@ -1,9 +1,12 @@
--- Keep users' sessions for longer, and say whose are not there.
+-- Keep users' sessions for longer, and say who has lost some.
 -- KEYS  users' sessions
--- ARGV  1 seconds
+-- ARGV  1 seconds   2... for each of KEYS, the session that is looked for
+-- Others may have written theirs since: that there are sessions does not mean that none was lost.
 local missing = {}
 for i = 1, #KEYS do
-  if redis.call('EXPIRE', KEYS[i], ARGV[1]) == 0 then
+  redis.call('EXPIRE', KEYS[i], ARGV[1])
+  -- Not stopped by one key that is something else.
+  if redis.pcall('HEXISTS', KEYS[i], ARGV[i + 1]) == 0 then
     missing[#missing + 1] = i
   end
 end
