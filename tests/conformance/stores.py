@@ -23,8 +23,8 @@ from tests.conformance.faces import AsyncFace, BlockingFace
 from usersessions import Key, MemoryStore, RedisStore, TokenVerifier
 
 __all__ = [
-    "AWAITED",
-    "MIXED",
+    "BESIDE",
+    "ON_LOOPS",
     "ON_MEMORY",
     "SECRET",
     "SETUPS",
@@ -80,8 +80,9 @@ SETUPS = [
 ]
 
 ON_MEMORY = [one for one in SETUPS if one.store == "memory"]
-AWAITED = [one for one in SETUPS if one.connecting is AsyncFace]
-MIXED = [one for one in SETUPS if one.acting is BlockingFace and one.nodes == 1]
+BESIDE = [one for one in SETUPS if one.acting is not None and one.nodes == 1]
+ON_LOOPS = [one for one in SETUPS if AsyncFace in (one.connecting, one.acting or AsyncFace)
+]
 
 # Redis compares the ends of blocks and revocations with its own clock, which nobody can set. What
 # waits for them really waits there, and so on two nodes alone.

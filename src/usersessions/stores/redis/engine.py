@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ...node import Node
+from .asks import Act
 from .calls import Calls
 from .entries import Mail
 from .keys import Keys
@@ -21,7 +22,7 @@ from .line import Answers, Call, Line, Outcome
 from .link import Target
 from .member import Member
 from .orders import Effect
-from .protocol import Act, Protocol
+from .protocol import Protocol
 from .reader import Reader
 from .teller import Teller
 from .waits import Wait
@@ -74,8 +75,8 @@ class Engine:
                 effect=self._act,
                 is_broken=lambda: self.line.is_broken,
                 doubt=self._reader.doubt,
+                renewal=self._reader.renewal,
             ),
-            join=self._reader.renewal,
             timeout=timeout,
         )
 

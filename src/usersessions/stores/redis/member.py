@@ -29,7 +29,7 @@ from .line import Answers, Call, Outcome
 from .orders import Effect, Orders
 from .replies import verdict as read_verdict
 
-__all__ = ["Member", "Pending", "refused_as"]
+__all__ = ["Member", "Pending", "refusal", "refused_as"]
 
 _CHUNK = 256
 _SLICE = 128
@@ -403,6 +403,11 @@ class Member:
         with self._node.lock:
             for client in self._node.registry.records(user):
                 self._unwritten[client] = user
+
+
+def refusal(verdict: str) -> Refused:
+    """How a verdict of Redis refuses somebody."""
+    return refused_as(verdict) or Refused(DisconnectCode.INTERNAL_SERVER_ERROR)
 
 
 def refused_as(verdict: str) -> Refused | None:

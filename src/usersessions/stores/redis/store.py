@@ -13,10 +13,10 @@ from ...errors import ConfigError
 from ...flows import Reply, Request, arun, run
 from ...node import Node
 from ..base import StoreRequest
-from .asking import ask_awaited, ask_blocking
 from .engine import Engine
 from .keys import Keys
 from .link import parse_url
+from .waiting import ask_awaited, ask_blocking
 
 __all__ = ["RedisStore"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ...flows import Reply, Request
+from .asks import Ask, Late, Pause, Paused
 from .line import Line, Outcome
-from .protocol import Ask, Late, Pause, Paused
 
 __all__ = ["ask_awaited", "ask_blocking"]
 
