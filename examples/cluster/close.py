@@ -1,6 +1,6 @@
 """Close all sessions of a user, whichever servers hold them, from a script that holds none itself.
 
-    REDIS_URL=redis://localhost:6379 python examples/cluster/close.py USER
+REDIS_URL=redis://localhost:6379 python examples/cluster/close.py USER
 """
 
 from __future__ import annotations

@@ -22,12 +22,11 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Awaitable, Collection, Iterable
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 try:
     import httpx
@@ -35,13 +34,11 @@ try:
     import redis as _redis  # noqa: F401 - for the servers; better missed now than by them
     import uvicorn as _uvicorn  # noqa: F401
 
-    import usersessions as _usersessions  # noqa: F401
+    from usersessions import DisconnectCode
 except ModuleNotFoundError as _missing:
     sys.exit(
         f'The module {_missing.name} is not installed: pip install "usersessions[serve,redis]".'
     )
-
-T = TypeVar("T")
 
 HERE = Path(__file__).parent
 SERVERS = 4
@@ -53,6 +50,9 @@ LEASE = 3.0
 
 SECONDS = 20.0
 """How long each step may take."""
+
+OFTEN = 0.02
+"""How long to wait before looking again."""
 
 
 class ClusterFailed(Exception):
@@ -85,23 +85,25 @@ class Program:
     async def expect(self, pattern: str) -> str:
         """Wait until it has written something that matches, and give that."""
         deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            ended = self.process.poll() is not None
-            written = self._log.read_text(errors="replace")
+        while True:
+            is_over = self.process.poll() is not None or time.monotonic() > deadline
+            written = self._log.read_text(errors="replace").strip()
             if found := re.search(pattern, written):
                 return found[0]
-            if ended:
-                raise ClusterFailed(f"{self.name} ended at once:\n{written}")
-            await asyncio.sleep(0.02)
-        raise ClusterFailed(f"{self.name} did not get going:\n{written}")
+            if is_over:
+                break
+            await asyncio.sleep(OFTEN)
+        raise ClusterFailed(f"{self.name} did not do what it should; it wrote: {written!r}")
 
-    def end(self) -> None:
+    async def end(self) -> None:
+        """Have it end, in good order if it can."""
         self.process.terminate()
-        try:
-            self.process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        deadline = time.monotonic() + SECONDS
+        # Not `wait`: the clients here have to go on meanwhile, or a server waits for them in vain.
+        while self.process.poll() is None:
+            if time.monotonic() > deadline:
+                self.process.kill()
+            await asyncio.sleep(OFTEN)
 
 
 def redis_program() -> str:
@@ -161,15 +163,22 @@ class Stream:
         self.over.set()
 
 
-async def within(waiting: Awaitable[T], *, what: str) -> T:
+async def all_of(waiting: Iterable[Coroutine[Any, Any, object]], *, what: str) -> None:
+    tasks = [asyncio.create_task(one) for one in waiting]
     try:
-        return await asyncio.wait_for(waiting, SECONDS)
-    except asyncio.TimeoutError:
-        raise ClusterFailed(f"waited {SECONDS:g} s in vain for {what}") from None
+        done, late = await asyncio.wait(tasks, timeout=SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+        if late:
+            raise ClusterFailed(f"waited {SECONDS:g} s in vain for {what}")
+    finally:
+        await cancel(tasks)
 
 
-async def all_of(events: Iterable[asyncio.Event], *, what: str) -> None:
-    await within(asyncio.gather(*(event.wait() for event in events)), what=what)
+async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # The walk -------------------------------------------------------------------------------------
@@ -181,6 +190,14 @@ def say(text: str = "") -> None:
 
 def since(began: float) -> str:
     return f"{time.monotonic() - began:.2f} s"
+
+
+def told(streams: list[Stream], code: int) -> str:
+    """How many of the streams were told that code at their end, which has to be all of them."""
+    count = sum(one.code == code for one in streams)
+    if count < len(streams):
+        raise ClusterFailed(f"only {count} of {len(streams)} clients were told {code}")
+    return f"all {count} clients were told {code}, {DisconnectCode(code).reason}"
 
 
 class Cluster:
@@ -203,12 +220,11 @@ class Cluster:
         return program
 
     async def end(self) -> None:
-        """End all that is running, the Redis last."""
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        for program in reversed(self.programs):
-            program.end()
+        """End all that is running; the Redis last, as the servers tell it goodbye."""
+        await cancel(self.tasks)
+        await asyncio.gather(*(program.end() for program in self.programs[1:]))
+        for redis in self.programs[:1]:
+            await redis.end()
 
     async def connections(self, server: Program) -> dict[str, object]:
         """Ask a server for the connections of the user, as a backend does."""
@@ -224,6 +240,12 @@ class Cluster:
     def of_user(self) -> list[Stream]:
         """The streams of the user that are open."""
         return [one for one in self.streams if one.user == USER and not one.over.is_set()]
+
+    async def agree(self, server: Program) -> None:
+        """Wait until a server lists the streams of the user that are open, and no others."""
+        wanted = {one.client for one in self.of_user()}
+        while (await self.connections(server)).keys() != wanted:
+            await asyncio.sleep(OFTEN)
 
     async def start_servers(self) -> None:
         say(f"1. A Redis, and {SERVERS} servers that share it:")
@@ -257,19 +279,16 @@ class Cluster:
             stream = Stream(user, self.servers[number % SERVERS])
             self.streams.append(stream)
             self.tasks.append(asyncio.create_task(stream.hold(self.http, self.secret)))
-        await all_of((one.greeted for one in self.streams), what="the streams to be greeted")
+        await all_of((one.greeted.wait() for one in self.streams), what="the streams to be greeted")
         say(f"   all open after {since(began)}, {total // SERVERS} at each server")
 
     async def list_everywhere(self) -> None:
         say(f"\n3. Who is connected as user {USER}? Ask each server:")
-        wanted = {one.client for one in self.of_user()}
         for server in self.servers:
             began = time.monotonic()
-            listed = await self.connections(server)
+            await all_of([self.agree(server)], what=f"{server.name} to list them all")
             took = (time.monotonic() - began) * 1000
-            say(f"   {server.name}  {len(listed)} sessions in {took:.0f} ms")
-            if listed.keys() != wanted:
-                raise ClusterFailed(f"{server.name} does not list the user's sessions")
+            say(f"   {server.name}  {len(self.of_user())} sessions in {took:.0f} ms")
         say("   the same ones at each, wherever they are held")
 
     async def kill(self) -> None:
@@ -279,63 +298,50 @@ class Cluster:
         victim.process.kill()
         victim.process.wait()
         lost = [one for one in self.streams if one.server is victim]
-        await all_of((one.over for one in lost), what="the streams to break")
-        left = {one.client for one in self.of_user()}
-        say(f"   {len(lost)} streams broke; user {USER} has {len(left)} left")
-        healing = (self.heal(server, left, began=began) for server in self.servers)
-        await within(asyncio.gather(*healing), what="the lists to heal")
-        say(f"   (its lease was {LEASE:g} s; it is 15 s unless you set another)")
+        await all_of((one.over.wait() for one in lost), what="the streams to break")
+        say(f"   {len(lost)} streams broke; user {USER} has {len(self.of_user())} left")
+        healing = (self.heal(server, began=began) for server in self.servers)
+        await all_of(healing, what="the lists to heal")
+        say(f"   its lease was {LEASE:g} s; it is 15 s unless you set another")
 
-    async def heal(self, server: Program, left: Collection[str], *, began: float) -> None:
-        before = await self.connections(server)
-        listed = before
-        while listed.keys() != left:
-            if not listed.keys() >= set(left):
-                raise ClusterFailed(f"{server.name} does not list all sessions that are left")
-            await asyncio.sleep(0.02)
-            listed = await self.connections(server)
-        say(f"   {server.name}  {len(before)} sessions, then {len(left)} after {since(began)}")
+    async def heal(self, server: Program, *, began: float) -> None:
+        before = len(await self.connections(server))
+        await self.agree(server)
+        after = len(self.of_user())
+        say(f"   {server.name}  {before} sessions, then {after} after {since(began)}")
 
     async def close(self) -> None:
         say(f"\n5. Close user {USER}, from a script that is no server:")
         say(f"   $ python close.py {USER}")
         closed = self.of_user()
         began = time.monotonic()
-        script = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(HERE / "close.py"), USER),
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        # It ends by itself, soon: a request takes 2 s at most.
-        output, _ = await script.communicate()
-        say(f"   {output.decode().strip()}")
-        if script.returncode:
-            raise ClusterFailed(f"the script ended with status {script.returncode}")
-        await all_of((one.over for one in closed), what="the streams to end")
-        codes = Counter(one.code for one in closed)
-        say(f"   {codes[3503]} of {len(closed)} streams were told 3503, force disconnect")
-        say(f"   {since(began)} with the start of Python")
+        script = self.start("close.py", [sys.executable, str(HERE / "close.py"), USER], self.env)
+        say(f"   {await script.expect('closed .*')}")
+        await all_of((one.over.wait() for one in closed), what="the streams to end")
+        say(f"   {told(closed, 3503)}: {since(began)}, with the start of Python")
         for server in self.servers:
-            say(f"   {server.name}  {len(await self.connections(server))} sessions")
-        if len(codes) != 1:
-            raise ClusterFailed(f"the streams ended with {dict(codes)}")
+            await all_of([self.agree(server)], what=f"{server.name} to list none")
+            say(f"   {server.name}  {len(self.of_user())} sessions")
 
     async def stop(self) -> None:
         say("\n6. Stop the servers in good order:")
         began = time.monotonic()
-        told = [one for one in self.streams if not one.over.is_set()]
+        stopped = [one for one in self.streams if not one.over.is_set()]
         for server in self.servers:
             server.process.terminate()
-        await all_of((one.over for one in told), what="the streams to end")
-        codes = Counter(one.code for one in told)
-        say(f"   {codes[3001]} of {len(told)} streams were told 3001, shutdown: {since(began)}")
+        await all_of((one.over.wait() for one in stopped), what="the streams to end")
+        say(f"   {told(stopped, 3001)}: {since(began)}")
 
 
 async def walk(folder: Path) -> None:
     began = time.monotonic()
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(trust_env=False, timeout=None, limits=limits) as http:
+    # A stream may be silent for longer than any answer takes.
+    client = httpx.AsyncClient(
+        trust_env=False,
+        timeout=httpx.Timeout(SECONDS, read=None),
+        limits=httpx.Limits(max_connections=None),
+    )
+    async with client as http:
         cluster = Cluster(folder, http)
         loop, this = asyncio.get_running_loop(), asyncio.current_task()
         assert this is not None

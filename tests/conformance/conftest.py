@@ -54,7 +54,7 @@ async def make(
     """Make a face, closed after the test: `make(**settings of the facade)`."""
     # What is done where Redis takes longer than this is another test's; here, a busy machine must
     # not make the difference.
-    monkeypatch.setattr("usersessions.stores.redis.protocol.PATIENCE_SECONDS", 5.0)
+    monkeypatch.setattr("usersessions.stores.redis.registering.PATIENCE_SECONDS", 5.0)
     faces: list[Combined] = []
 
     def build(*arguments: Any, clock: Callable[[], float] = clock, **settings: Any) -> Combined:

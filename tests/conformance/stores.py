@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +23,13 @@ from tests.conformance.faces import AsyncFace, BlockingFace
 from usersessions import Key, MemoryStore, RedisStore, TokenVerifier
 
 __all__ = [
+    "APART",
     "BESIDE",
+    "FORKED",
     "ON_LOOPS",
     "ON_MEMORY",
+    "ON_ONE_NODE",
+    "ON_REDIS",
     "SECRET",
     "SETUPS",
     "WITH_ENDS",
@@ -80,9 +84,13 @@ SETUPS = [
 ]
 
 ON_MEMORY = [one for one in SETUPS if one.store == "memory"]
+ON_REDIS = [one for one in SETUPS if one.store != "memory"]
+ON_ONE_NODE = [one for one in SETUPS if one.nodes == 1]
+APART = [one for one in SETUPS if one.nodes > 1]
 BESIDE = [one for one in SETUPS if one.acting is not None and one.nodes == 1]
-ON_LOOPS = [one for one in SETUPS if AsyncFace in (one.connecting, one.acting or AsyncFace)
-]
+ON_LOOPS = [one for one in SETUPS if BlockingFace not in (one.connecting, one.acting)]
+
+FORKED = [Setup("memory", BlockingFace), Setup("redis", BlockingFace)]
 
 # Redis compares the ends of blocks and revocations with its own clock, which nobody can set. What
 # waits for them really waits there, and so on two nodes alone.
@@ -178,13 +186,23 @@ class Combined:
 
     async def lists(self, clients: Collection[str], *, user: str = "42") -> None:
         """Assert that these are listed, and no others."""
+        await self._sees(
+            lambda: self.user_connections(user), lambda listed: set(listed) == set(clients)
+        )
+
+    async def shows(self, probe: Callable[[Any], object]) -> None:
+        """Assert something of the nodes that are listed."""
+        await self._sees(self.info, probe)
+
+    async def _sees(
+        self, look: Callable[[], Awaitable[Any]], probe: Callable[[Any], object]
+    ) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
-        listed = await self.user_connections(user)
-        while self._setup.nodes > 1 and set(listed) != set(clients):
-            assert time.monotonic() < deadline, f"{set(listed)} are listed, not {set(clients)}"
+        seen = await look()
+        while self._setup.nodes > 1 and not probe(seen) and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
-            listed = await self.user_connections(user)
-        assert set(listed) == set(clients)
+            seen = await look()
+        assert probe(seen), seen
 
 
 async def until(probe: Callable[[], object]) -> None:
@@ -198,7 +216,6 @@ async def until(probe: Callable[[], object]) -> None:
 def verifier() -> TokenVerifier:
     """What takes the tokens of these tests."""
     return TokenVerifier(Key(SECRET, algorithm="HS256"))
-
 
 
 def over(setups: Sequence[Setup]) -> pytest.MarkDecorator:

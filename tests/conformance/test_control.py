@@ -8,7 +8,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -17,8 +17,11 @@ import pytest
 
 from tests.conformance.connections import Connections, refused_code, token
 from tests.conformance.stores import (
+    APART,
+    FORKED,
     ON_LOOPS,
     ON_MEMORY,
+    ON_ONE_NODE,
     SECRET,
     WITH_ENDS,
     Clock,
@@ -34,11 +37,9 @@ from usersessions import (
     Disconnect,
     Identity,
     InvalidValue,
-    Key,
     SessionLimit,
     TokenError,
     TokenRevoked,
-    TokenVerifier,
     UserSessions,
 )
 from usersessions.flows import Reply, Request, run
@@ -222,6 +223,7 @@ async def test_invalidating_takes_another_moment_and_another_end(
     await face.authenticate(first)
 
 
+@over(ON_MEMORY)  # no store is asked
 @pytest.mark.parametrize(
     ("method", "arguments"),
     [
@@ -419,7 +421,8 @@ async def test_events_tell_of_each_session_and_its_end(
     make: Callable[..., Any], clock: Clock
 ) -> None:
     events: list[tuple[Any, ...]] = []
-    face = make(verifier(), 
+    face = make(
+        verifier(),
         on_connect=lambda session: events.append(("connect", session.client)),
         on_disconnect=lambda session, disconnect, lived: events.append(
             ("disconnect", session.client, disconnect.code, lived)
@@ -441,7 +444,8 @@ async def test_events_tell_of_each_session_and_its_end(
 
 async def test_no_event_tells_of_a_refused_connection(make: Callable[..., Any]) -> None:
     events: list[object] = []
-    face = make(verifier(), 
+    face = make(
+        verifier(),
         limit=SessionLimit(1),
         on_connect=events.append,
         on_disconnect=lambda *arguments: events.append(arguments),
@@ -502,7 +506,9 @@ async def test_a_session_whose_connect_event_interrupts_it_is_gone_and_said_so_o
         events.append("connect")
         raise ending
 
-    face = make(verifier(), on_connect=on_connect, on_disconnect=lambda *_: events.append("disconnect"))
+    face = make(
+        verifier(), on_connect=on_connect, on_disconnect=lambda *_: events.append("disconnect")
+    )
     with pytest.raises(BaseException) as raised:
         async with face.connect(user="42", transport="websocket"):
             raise AssertionError("never connected")
@@ -513,7 +519,9 @@ async def test_a_session_whose_connect_event_interrupts_it_is_gone_and_said_so_o
 
 
 @over(ON_LOOPS)
-async def test_a_session_cancelled_in_its_connect_event_is_gone_and_said_so_once(make: Callable[..., Any]) -> None:
+async def test_a_session_cancelled_in_its_connect_event_is_gone_and_said_so_once(
+    make: Callable[..., Any],
+) -> None:
     events: list[str] = []
     begun = asyncio.Event()
 
@@ -539,7 +547,8 @@ async def test_a_session_cancelled_in_its_connect_event_is_gone_and_said_so_once
 
 @over(ON_LOOPS)
 async def test_an_async_event_that_fails_or_is_cancelled_harms_nothing(
-    make: Callable[..., Any], caplog: pytest.LogCaptureFixture,
+    make: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def fail(*arguments: object) -> None:
         raise LookupError("the app's own")
@@ -559,10 +568,13 @@ async def test_a_session_that_ends_itself_says_with_which_disconnect(
     make: Callable[..., Any],
 ) -> None:
     ended: list[Disconnect] = []
-    face = make(verifier(), on_disconnect=lambda session, disconnect, lived: ended.append(disconnect))
+    face = make(
+        verifier(), on_disconnect=lambda session, disconnect, lived: ended.append(disconnect)
+    )
     async with face.connect(user="42", transport="websocket") as session:
         # Nothing is awaited between being told and the end of the block.
         await face.disconnect("42", code=4001, timeout=0)
+        await face.told(lambda: session.disconnect is not None)
     assert ended == [Disconnect(4001)]
     assert session.disconnect == Disconnect(4001)
 
@@ -571,7 +583,8 @@ async def test_a_connection_held_twice_is_refused_and_its_session_goes_on(
     make: Callable[..., Any],
 ) -> None:
     events: list[str] = []
-    face = make(verifier(), 
+    face = make(
+        verifier(),
         on_connect=lambda session: events.append("connect"),
         on_disconnect=lambda *_: events.append("disconnect"),
     )
@@ -596,7 +609,9 @@ async def test_a_session_whose_registration_is_interrupted_leaves_nothing(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[object] = []
-    face = make(verifier(), on_connect=events.append, on_disconnect=lambda *_: events.append("disconnect"))
+    face = make(
+        verifier(), on_connect=events.append, on_disconnect=lambda *_: events.append("disconnect")
+    )
     operations = face.sessions.operations
     register = operations.register
 
@@ -613,7 +628,9 @@ async def test_a_session_whose_registration_is_interrupted_leaves_nothing(
 
 
 @over(ON_LOOPS)
-async def test_a_disconnect_that_is_cancelled_has_told_and_waits_for_nobody(make: Callable[..., Any]) -> None:
+async def test_a_disconnect_that_is_cancelled_has_told_and_waits_for_nobody(
+    make: Callable[..., Any],
+) -> None:
     face = make()
     async with face.connect(user="42", transport="websocket") as session:
         waiting = asyncio.create_task(face.disconnect("42", timeout=60))
@@ -655,6 +672,7 @@ async def test_a_token_of_nobody_authenticates_only_where_anonymous_users_are_al
     assert (await make(verifier(), allow_anonymous=True).authenticate(anonymous)).user == ""
 
 
+@over(ON_MEMORY)  # no store is asked
 @pytest.mark.parametrize(
     "settings",
     [
@@ -674,22 +692,26 @@ async def test_settings_that_cannot_work_are_refused_when_they_are_made(
 
 
 FORK = """
-import os
-from usersessions import UserSessions
+import os, sys
+from usersessions import MemoryStore, RedisStore, UserSessions
 
 gone = lambda session, disconnect, lived: print("gone", os.getpid() == parent, flush=True)
 parent = os.getpid()
-sessions = UserSessions(on_disconnect=gone)
+store = RedisStore(sys.argv[1], prefix="forked") if sys.argv[1] else MemoryStore()
+sessions = UserSessions(store=store, on_disconnect=gone)
 with sessions.connect(user="42", transport="sse"):
     child = os.fork()
     if child:
         assert os.waitpid(child, 0)[1] == 0
+        assert len(sessions.user_connections("42")) == 1
 """
 
 
-async def test_the_end_of_a_session_is_told_in_the_process_that_had_it_alone() -> None:
+@over(FORKED)
+async def test_the_end_of_a_session_is_told_in_the_process_that_had_it_alone(url: str) -> None:
+    command = [sys.executable, "-c", FORK, url]
     output = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", FORK], check=True, capture_output=True, text=True
+        subprocess.run, command, check=True, capture_output=True, text=True
     )
     assert output.stdout == "gone True\n"
 
@@ -736,6 +758,7 @@ async def test_draining_refuses_new_sessions_and_counts_those_left(
     assert await face.drain() == 0
 
 
+@over(ON_ONE_NODE)
 async def test_touching_is_seen_in_lists(make: Callable[..., Any], clock: Clock) -> None:
     face = make(verifier())
     async with face.connect(
@@ -749,6 +772,21 @@ async def test_touching_is_seen_in_lists(make: Callable[..., Any], clock: Clock)
         (info,) = (await face.user_connections("42")).values()
         assert (info.connected_at, info.last_seen) == (clock.now - 5, clock.now)
         assert session.connected_at == clock.now - 5
+
+
+@over(APART)
+async def test_touching_is_seen_on_other_nodes_after_a_while(make: Callable[..., Any]) -> None:
+    face = make(clock=time.time)
+    async with face.connect(user="42", transport="websocket") as session:
+        (info,) = (await face.user_connections("42")).values()
+        assert info.last_seen == info.connected_at
+        session.touch()
+        touched = time.time()
+        deadline = time.monotonic() + 10
+        while info.last_seen == info.connected_at:
+            assert time.monotonic() < deadline
+            (info,) = (await face.user_connections("42")).values()
+        assert info.last_seen == pytest.approx(touched, abs=0.5)
 
 
 async def test_the_server_api_has_all_of_it(make: Callable[..., Any], clock: Clock) -> None:

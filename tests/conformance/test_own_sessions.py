@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from tests.conformance.connections import Connections, refused_code, token
-from tests.conformance.stores import SECRET, Clock, verifier
+from tests.conformance.stores import ON_MEMORY, SECRET, Clock, over, verifier
 from usersessions import (
     Identity,
     InvalidValue,
@@ -208,6 +208,7 @@ async def test_nobody_elses_session_is_ended_whatever_its_token_is_called(
         assert foreign.client not in connections.ended
 
 
+@over(ON_MEMORY)  # no store is asked
 @pytest.mark.parametrize("client", [7, None, ["c1"], {}, "c" * 256, "\ud800"])
 async def test_a_client_id_that_is_none_is_refused(make: Callable[..., Any], client: Any) -> None:
     own = make(verifier()).own(Identity("42"))
@@ -219,6 +220,7 @@ async def test_a_client_id_that_is_none_is_refused(make: Callable[..., Any], cli
                 await method(current=client)
 
 
+@over(ON_MEMORY)  # no store is asked
 @pytest.mark.parametrize("caller", [7, None, b"token", ["token"]])
 async def test_a_caller_that_is_neither_token_nor_identity_is_refused(
     make: Callable[..., Any], caller: Any

@@ -8,12 +8,13 @@ import json
 import logging
 import socket
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import jwt
 import pytest
 
-from tests.conformance.stores import MIXED, ON_MEMORY, SECRET, over, verifier
+from tests.conformance.stores import BESIDE, ON_MEMORY, ON_REDIS, SECRET, over, verifier
 from usersessions import (
     JWKS,
     AsyncOwnSessions,
@@ -26,14 +27,14 @@ from usersessions import (
     HttpConnectProxy,
     Identity,
     InvalidValue,
-    Key,
     KeysUnavailable,
-    MemoryStore,
+    NodeInfo,
     OwnSessions,
     Session,
     TokenError,
     TokenVerifier,
     UserSessions,
+    __version__,
 )
 from usersessions.flows import Flow, Request
 
@@ -223,6 +224,7 @@ async def test_two_ways_to_say_who_connects_are_one_too_many(make: Callable[...,
             raise AssertionError("not admitted")
 
 
+@over(ON_MEMORY)  # no store is asked
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -248,11 +250,14 @@ async def test_disconnect_calls_close_and_says_who_was_told(make: Callable[..., 
     closed: list[Disconnect] = []
     async with face.connect(user="42", transport="websocket", close=closed.append) as session:
         ended = await face.disconnect("42", timeout=0)
-        assert ended == Closed(unconfirmed=(session.client,))
-        assert await face.disconnect("42", code=4001, timeout=0) == ended
+        assert (ended.closed, ended.unconfirmed) == ((), (session.client,))
+        ended = await face.disconnect("42", code=4001, timeout=0)
+        assert (ended.closed, ended.unconfirmed) == ((), (session.client,))
         await asyncio.sleep(0)
-    assert closed == [Disconnect(3503, "force disconnect")]
+        await face.told(lambda: closed == [Disconnect(3503, "force disconnect")])
+    assert len(closed) == 1
     assert session.disconnect == closed[0]
+    await face.lists([])
     assert await face.disconnect("42") == Closed()
 
 
@@ -289,9 +294,10 @@ async def test_disconnect_may_say_another_code_and_reason(make: Callable[..., An
     async with face.connect(user="42", transport="websocket", close=closed.append):
         await face.disconnect("42", code=4001, reason="another device took over", timeout=0)
         await asyncio.sleep(0)
-    assert closed == [Disconnect(4001, "another device took over")]
+        await face.told(lambda: closed == [Disconnect(4001, "another device took over")])
 
 
+@over(ON_MEMORY)  # no store is asked
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -347,6 +353,44 @@ async def test_a_request_that_nobody_answers_is_a_mistake_of_ours(
         await make().run(flow())
 
 
+async def test_info_lists_the_processes_that_hold_sessions_with_what_they_hold(
+    make: Callable[..., Any],
+) -> None:
+    face = make()
+    async with AsyncExitStack() as held:
+        for user in ("42", "42", "43"):
+            await held.enter_async_context(face.connect(user=user, transport="sse"))
+        await face.shows(lambda nodes: [one.num_clients for one in nodes] == [3])
+        (node,) = await face.info()
+        reply = json.loads(await face.dispatch(b'{"method": "info"}'))
+    assert isinstance(node, NodeInfo)
+    assert (node.uid, node.version) == (face.sessions.operations.node.id, __version__)
+    assert (node.num_clients, node.num_users) == (3, 2)
+    (shown,) = reply["result"]["nodes"]
+    assert {**shown, "uptime": node.uptime} == {
+        "uid": node.uid,
+        "name": node.name,
+        "version": __version__,
+        "num_clients": 3,
+        "num_users": 2,
+        "uptime": node.uptime,
+    }
+
+
+@over(ON_REDIS)
+async def test_a_process_is_listed_once_it_has_joined_and_not_before(
+    make: Callable[..., Any],
+) -> None:
+    face = make()
+    await face.lists([])
+    assert await face.info() == ()
+    faces = {id(one): one for one in (face.connecting, face.acting)}.values()
+    for one in faces:
+        one.sessions.join()
+    ids = {one.sessions.operations.node.id for one in faces}
+    await face.shows(lambda nodes: {one.uid for one in nodes} == ids)
+
+
 async def test_dispatch_lists_and_closes(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,7 +404,7 @@ async def test_dispatch_lists_and_closes(
         assert reply == {"result": {"connections": connections}}
         await face.dispatch(b'{"method": "disconnect", "params": {"user": "42"}}')
         await asyncio.sleep(0)
-    assert closed == [Disconnect(3503, "force disconnect")]
+        await face.told(lambda: closed == [Disconnect(3503, "force disconnect")])
     assert json.loads(await face.dispatch(b"not JSON"))["error"]["code"] == 107
 
 
@@ -394,13 +438,16 @@ async def test_closing_waits_no_longer_than_it_is_told_to(make: Callable[..., An
     face = make()
     async with face.connect(user="42", transport="websocket"):
         await face.aclose(timeout=0.05)
-        assert len(await face.user_connections("42")) == 1
+        # What it has left, it has left for the others.
+        assert len(await face.connecting.user_connections("42")) == 1
 
 
-@pytest.mark.parametrize("store", [MemoryStore])
-async def test_the_two_facades_share_a_store(store: Callable[[], Any]) -> None:
-    shared = store()
-    blocking, awaited = UserSessions(store=shared), AsyncUserSessions(store=shared)
+@over(BESIDE)
+async def test_the_two_facades_share_a_store(make: Callable[..., Any]) -> None:
+    face = make()
+    awaited, blocking = face.connecting.sessions, face.acting.sessions
+    assert isinstance(awaited, AsyncUserSessions)
+    assert isinstance(blocking, UserSessions)
     closed: list[Disconnect] = []
     async with awaited.connect(user="42", transport="websocket") as session:
         with blocking.connect(user="42", transport="sse", close=closed.append):
@@ -410,7 +457,9 @@ async def test_the_two_facades_share_a_store(store: Callable[[], Any]) -> None:
             told = await asyncio.to_thread(blocking.disconnect, "42", timeout=0)
             assert len(told.unconfirmed) == 2
             assert await session.closed == Disconnect(3503, "force disconnect")
-            assert closed == [Disconnect(3503, "force disconnect")]
+            await face.told(lambda: closed == [Disconnect(3503, "force disconnect")])
+        assert list(blocking.user_connections("42")) == [session.client]
+    assert blocking.user_connections("42") == {}
 
 
 async def test_each_connection_asks_the_backend_anew(make: Callable[..., Any]) -> None:
@@ -426,6 +475,8 @@ async def test_each_connection_asks_the_backend_anew(make: Callable[..., Any]) -
     await face.aclose(timeout=0)
 
 
+# With threads of a store at work, only a real fork is one.
+@over(ON_MEMORY)
 async def test_a_process_that_was_forked_meanwhile_tells_of_no_end(
     make: Callable[..., Any],
 ) -> None:

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack
 from typing import Any
 
 import jwt
@@ -21,11 +20,9 @@ from usersessions import (
     ConnectRefused,
     Identity,
     Key,
-    NodeInfo,
     NoSuchSession,
     StoreUnavailable,
     TokenVerifier,
-    __version__,
 )
 from usersessions.stores.base import (
     CheckIdentity,
@@ -65,29 +62,6 @@ async def make(
 
 
 # Nodes --------------------------------------------------------------------------------------------
-
-
-async def test_info_lists_the_processes_with_what_they_hold(
-    make: Callable[..., Any], store: SharedStandIn
-) -> None:
-    face = make()
-    async with AsyncExitStack() as held:
-        for user in ("42", "42", "43"):
-            await held.enter_async_context(face.connect(user=user, transport="sse"))
-        (node,) = await face.info()
-        reply = json.loads(await face.dispatch(b'{"method": "info"}'))
-    assert isinstance(node, NodeInfo)
-    assert (node.uid, node.version) == (store.node.id, __version__)
-    assert (node.num_clients, node.num_users) == (3, 2)
-    (shown,) = reply["result"]["nodes"]
-    assert {**shown, "uptime": node.uptime} == {
-        "uid": node.uid,
-        "name": node.name,
-        "version": __version__,
-        "num_clients": 3,
-        "num_users": 2,
-        "uptime": node.uptime,
-    }
 
 
 async def test_a_process_joins_when_it_is_told_to_and_not_by_itself(

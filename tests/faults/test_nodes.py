@@ -26,7 +26,7 @@ from tests.servers import until
 from usersessions import Closed, RedisStore, UserSessions
 from usersessions.stores.redis.keys import Keys
 
-LEASE = 1.2
+LEASE = 1.0
 RENEWAL = LEASE / 3
 HEALED = RENEWAL + 1.0
 AT_ONCE = 0.15
@@ -53,7 +53,8 @@ class Ground:
         """When the lease of a node ends, in seconds since the epoch."""
         abouts = self.server.cli("HGETALL", self.keys.about)
         leases = [one for one, about in abouts.items() if json.loads(about)["uid"] == worker.node]
-        return max(self.server.cli("ZSCORE", self.keys.leases, one) / 1000 for one in leases)
+        scores = [float(self.server.cli("ZSCORE", self.keys.leases, one)) for one in leases]
+        return max(scores) / 1000
 
     def records(self, user: str) -> int:
         """How many sessions of a user are there, listed or not."""
@@ -179,14 +180,16 @@ def test_a_dead_node_takes_no_place_of_a_limit_for_long(ground: Ground, start: S
     dying.open("42")
     dying.kill()
     ends = ground.ends(dying)
-    attempts = [other.attempt("42")[0]]
-    until(
-        lambda: attempts.append(other.attempt("42")[0]) or attempts[-1].refused is None,
-        what="a place",
-    )
-    assert time.time() <= ends + 1
-    assert {one.refused for one in attempts[:-1]} == {3504}
-    assert other.clients("42") == {attempts[-1].client}
+    assert other.attempt("42")[0].refused == 3504
+
+    def admitted() -> str | None:
+        (attempt,) = other.attempt("42")
+        assert attempt.refused in (None, 3504)
+        return attempt.client
+
+    client = until(admitted, what="a place")
+    assert ends <= time.time() <= ends + 1
+    assert other.clients("42") == {client}
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -375,7 +378,9 @@ def test_a_fork_with_a_live_store_makes_another_node(ground: Ground) -> None:
             claim = lambda: list(script.user_connections("first")) == [kept]  # noqa: E731
             assert holds(claim, while_=for_seconds(LEASE))
             alive = {one.uid for one in script.info()}
-            assert alive == {node for role, node in zip(roles, nodes, strict=True) if role[0] == "p"}
+            assert alive == {
+                node for role, node in zip(roles, nodes, strict=True) if role[0] == "p"
+            }
             assert not any(script.user_connections(role) for role in roles)
             first.stdin.close()
             assert first.wait(10) == 0
@@ -441,57 +446,69 @@ def test_a_limit_is_exact_however_many_come_at_once(start: Start, policy: str) -
     assert codes == [3504 if policy == "reject" else None]
 
 
-def test_what_is_done_twice_is_done_once(ground: Ground, start: Start, proxy: Proxy) -> None:
+@pytest.mark.parametrize(
+    ("method", "whom", "code"),
+    [("disconnect", "42", 3503), ("revoke_token", "t1", 3500), ("block_user", "42", 3503)],
+)
+def test_what_is_done_twice_is_done_once(
+    ground: Ground, start: Start, proxy: Proxy, method: str, whom: str, code: int
+) -> None:
     """Promise 8, idempotence: also where the first answer was lost."""
     (holder,) = start(1)
     (caller,) = start(1, url=proxy.url, timeout=0.5)
-    token = {"token_id": "t1", "issued_at": 1.0}
-    calls: list[Callable[[], Any]] = [
-        lambda: caller.disconnect("42"),
-        lambda: caller.revoke_token("t1"),
-        lambda: caller.block_user("42"),
-    ]
-    for call in calls:
-        (client,) = holder.open("42", **token)
-        (spared,) = holder.open("43")
-        proxy.swallow("to_client")
-        with pytest.raises(CallFailed, match="Redis is not available") as failed:
-            call()
-        assert failed.value.kind == "StoreUnavailable"
-        proxy.heal()
-        until(lambda: call().partial is False, what="an answer")  # noqa: B023 - it is called now
-        assert holder.ended(client).code in (3503, 3500)
-        before = ground.everything()
-        assert call() == Closed()
-        assert ground.everything() == before
-        assert visible([holder, caller], "42", NOBODY)
-        assert visible([holder, caller], "43", [spared])
-        holder.end(spared)
-        holder.end(spared, client)
-        assert visible([holder, caller], "43", NOBODY)
-        if holder.attempt("42")[0].refused == 3503:
-            caller.call("unblock_user", user="42")
-            caller.call("unblock_user", user="42")
-        assert (holder.attempt("42", **token)[0].refused) in (None, 3500)
-        holder.end()
+    (client,) = holder.open("42", token_id="t1", issued_at=1.0)
+    (spared,) = holder.open("43")
+    assert visible([caller], "42", [client])
+
+    def call() -> Closed:
+        closed: Closed = getattr(caller, method)(whom)
+        return closed
+
+    proxy.swallow("to_client")
+    with pytest.raises(CallFailed, match="Redis is not available") as failed:
+        call()
+    assert failed.value.kind == "StoreUnavailable"
+    proxy.heal()
+
+    def answered() -> Closed | None:
+        try:
+            return call()
+        except CallFailed:
+            return None
+
+    until(answered, what="an answer")
+    assert holder.ended(client).code == code
+    before = ground.everything()
+    assert call() == Closed()
+    assert ground.everything() == before
+    holder.end(client)
+    holder.end(client)
+    assert visible([holder, caller], "42", NOBODY)
+    assert visible([holder, caller], "43", [spared])
+    # Without a token, only a user who is blocked is kept out.
+    assert holder.attempt("42")[0].refused == (3503 if method == "block_user" else None)
+    for _ in range(2):
+        caller.call("unblock_user", user="42")
+    (again,) = holder.attempt("42", token_id="t1", issued_at=1.0)
+    assert again.refused == (3500 if method == "revoke_token" else None)
 
 
 @pytest.mark.parametrize("face", FACES)
 def test_a_close_callback_that_hangs_delays_nobody_else(start: Start, face: str) -> None:
     """Promise 13, honest partiality: who has not ended is unconfirmed, and nobody waits for it."""
     hanging, other = start(2, face=face)
-    (stuck,) = hanging.open("42", hang=3.0)
+    (stuck,) = hanging.open("42", hang=1.6)
     clients = [*hanging.open("42", count=2), *other.open("42", count=2)]
     (unrelated,) = hanging.open("43")
     began = time.monotonic()
     closed = other.disconnect("42", timeout=0.8)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 1.3
     assert (closed.unconfirmed, closed.partial) == ((stuck,), False)
     assert set(closed.closed) == set(clients)
     assert other.disconnect("43", timeout=1.0).closed == (unrelated,)
     until(lambda: visible([other, hanging], "42", [stuck]), what="the others to be gone")
     ended = hanging.ended(stuck)
-    assert ended.code == 3503 and ended.ended_at is not None and ended.ended_at >= began + 3
+    assert ended.code == 3503 and ended.ended_at is not None and ended.ended_at >= began + 1.6
     assert visible([other], "42", NOBODY)
 
 
@@ -521,9 +538,7 @@ def test_ten_thousand_reconnects_in_a_burst_are_all_visible_and_leave_nothing_be
     """Promises 1, 10 and 16: nothing is lost in a burst, counts are right, and all goes again."""
     workers = start(2, lease=15.0)
     users = [f"user-{number}" for number in range(20)]
-    asked = [
-        worker.ask("open", user=user, count=250) for user in users for worker in workers
-    ]
+    asked = [worker.ask("open", user=user, count=250) for user in users for worker in workers]
     opened: dict[str, set[str]] = {user: set() for user in users}
     for answer in asked:
         for one in answer.result(30).value:
@@ -550,25 +565,38 @@ def test_counts_are_as_many_as_are_listed(start: Start) -> None:
     def counted() -> bool:
         nodes = workers[0].info()
         lists = [workers[1].clients(f"user-{number}") for number in range(6)]
-        return sum(one["num_clients"] for one in nodes.values()) == sum(map(len, lists)) == 45
+        counts = [int(one["num_clients"]) for one in nodes.values()]
+        return sum(counts) == sum(map(len, lists)) == 45
 
     until(counted, what="the nodes to say so", seconds=HEALED)
 
 
 def test_a_session_is_visible_on_another_node_within_a_second(start: Start) -> None:
-    """Promise 1, complete: p99 of registering to being listed; with the usual lease."""
+    """Promise 1, complete, from registering to being listed; with the usual lease."""
     here, there = start(2, lease=15.0)
     delays = []
     for number in range(100):
         user = f"user-{number}"
         opening = here.ask("open", user=user)
-        seen = until(
-            lambda: there.do("call", method="user_connections", arguments={"user": user}),  # noqa: B023
-            what="a list",
-        )
-        while not seen.value["connections"]:
-            seen = there.do("call", method="user_connections", arguments={"user": user})
+        seen = until(lambda: there.list(user).connections, what="the session")  # noqa: B023
+        now = time.monotonic()
         (held,) = opening.result(5).value
-        delays.append(seen.began + seen.took - held["opened_at"])
-    delays.sort()
-    assert delays[98] <= 1.0
+        delays.append(now - held["opened_at"])
+        assert set(seen) == {held["client"]}
+    assert max(delays) <= 1.0
+
+
+def test_sessions_that_did_not_wait_for_a_slow_redis_are_visible_within_a_second(
+    start: Start, proxy: Proxy
+) -> None:
+    """Promises 1 and 12, with the usual lease: nothing waits for the next sign of life."""
+    (slow,) = start(1, url=proxy.url, lease=15.0)
+    (other,) = start(1)
+    slow.open("43")
+    proxy.delay(0.06)
+    attempts = slow.attempt("42", count=50)
+    assert max(one.took or math.inf for one in attempts) <= AT_ONCE
+    began = time.monotonic()
+    clients = {one.client or "" for one in attempts}
+    until(lambda: visible([other], "42", clients), what="all of them to be visible")
+    assert time.monotonic() - began <= 1

@@ -13,6 +13,7 @@ from .entries import Entry, EntryId, Mail
 from .keys import ENDED_SECONDS, LOG_SECONDS, MAIL_SECONDS, SESSIONS_SECONDS, Keys
 from .leases import Leases
 from .line import Call
+from .values import sealed
 
 __all__ = ["Calls"]
 
@@ -84,7 +85,7 @@ class Calls:
             tuple(names),
             (
                 client,
-                record,
+                sealed(record),
                 self._leases.own,
                 self._mine,
                 "new" if is_new else "again",
@@ -133,7 +134,7 @@ class Calls:
             names.append(self.keys.log)
             if token_id is not None:
                 names.append(self.keys.token(token_id))
-        arguments = (client, record, self._mine, issued_at, _written(last))
+        arguments = (client, sealed(record), self._mine, issued_at, _written(last))
         return Call("update", tuple(names), arguments)
 
     def seen(self, user: str, client: str, *, ago: float) -> Call:

@@ -72,7 +72,7 @@ class Engine:
             act=Act(
                 join=self.join,
                 listen=lambda: self._reader.start(joins=False),
-                effect=self._act,
+                effect=self._follow,
                 is_broken=lambda: self.line.is_broken,
                 doubt=self._reader.doubt,
                 renewal=self._reader.renewal,
@@ -124,10 +124,24 @@ class Engine:
 
         self._submit([call], done)
 
+    def _follow(self, effect: Effect) -> None:
+        """Act as what a caller did demands, and have sessions that are left to be written seen to.
+
+        Otherwise they would wait until the reader has something else to do.
+        """
+        self._act(effect)
+        if self.member.is_behind and not self.line.is_broken:
+            self._wake()
+
     def _wake(self) -> None:
         """Have the reader look at once what Redis has to be told."""
-        if self._reader.is_running:
-            self._submit([self._calls.mail(self._reader.mailbox, Mail("", ()))], lambda _: None)
+        if self._reader.is_running and not self._reader.is_called:
+            self._reader.is_called = True
+            self._submit([self._calls.mail(self._reader.mailbox, Mail("", ()))], self._called)
+
+    def _called(self, outcome: Outcome) -> None:
+        if not isinstance(outcome, Answers):
+            self._reader.is_called = False
 
     def _submit(self, calls: Sequence[Call], done: Callable[[Outcome], None]) -> None:
         self.line.submit(calls, done, until=time.monotonic() + self._timeout)

@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from ...errors import JSONError
 from ...models import Disconnect
@@ -22,6 +22,8 @@ from ..base import (
 )
 
 __all__ = ["Entry", "EntryId", "EvictClients", "Mail", "Order", "entry_id"]
+
+T = TypeVar("T")
 
 EntryId: TypeAlias = tuple[int, int]
 
@@ -107,14 +109,14 @@ class Entry:
         """
         try:
             members: Any = loads(data)
-            leases = members.get("leases", ())
+            leases = members.get("leases", [])
             return cls(
                 _order(members),
-                str(members.get("command", "")),
-                str(members.get("mail", "")),
-                None if leases is None else tuple(leases),
-                tuple(members.get("revoked", ())),
-                tuple(members.get("spared", ())),
+                _text(members.get("command", "")),
+                _text(members.get("mail", "")),
+                None if leases is None else _texts(leases),
+                _texts(members.get("revoked", [])),
+                _texts(members.get("spared", [])),
             )
         except (JSONError, ValueError, TypeError, KeyError, AttributeError):
             return None
@@ -123,30 +125,53 @@ class Entry:
 def _order(members: Mapping[str, Any]) -> Order:
     if "disconnect" in members:
         one = members["disconnect"]
+        labels = one["labels"]
         return DisconnectUser(
-            one["user"],
+            _text(one["user"]),
             Disconnect(one["code"], one["reason"]),
-            client=one["client"],
-            whitelist=frozenset(one["whitelist"]),
-            labels=dict(one["labels"]),
-            revoke=one["revoke"],
-            spared_token=one["spared_token"],
+            client=_or_none(_text, one["client"]),
+            whitelist=frozenset(_texts(one["whitelist"])),
+            labels=dict(zip(labels, _texts([*labels.values()]), strict=True)),
+            revoke=one["revoke"] is True,
+            spared_token=_or_none(_text, one["spared_token"]),
             timeout=0,
         )
     if "block" in members:
-        (user,) = members["block"]
+        (user,) = _texts(members["block"])
         return BlockUser(user, None, timeout=0)
     if "invalidate" in members:
         user, before = members["invalidate"]
-        return InvalidateTokens(user, before, None, timeout=0)
+        return InvalidateTokens(_text(user), _moment(before), None, timeout=0)
     if "revoke" in members:
-        (token_id,) = members["revoke"]
+        (token_id,) = _texts(members["revoke"])
         return RevokeToken(token_id, None, timeout=0)
     if "refresh" in members:
         user, client, expire_at = members["refresh"]
-        return RefreshUser(user, client, expire_at)
+        return RefreshUser(_text(user), _or_none(_text, client), _or_none(_moment, expire_at))
     user, clients = members["evict"]
-    return EvictClients(user, tuple(clients))
+    return EvictClients(_text(user), _texts(clients))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    return value
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError("not a list")
+    return tuple(map(_text, values))
+
+
+def _moment(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError("not a moment")
+    return value
+
+
+def _or_none(read: Callable[[object], T], value: object) -> T | None:
+    return None if value is None else read(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +201,11 @@ class Mail:
         """Read an answer; None if it cannot be read."""
         try:
             members: Any = loads(data)
-            told = members.get("told")
             return cls(
-                members["command"],
-                tuple(members["leases"]),
-                None if told is None else tuple(told),
-                tuple(members.get("gone", ())),
+                _text(members["command"]),
+                _texts(members["leases"]),
+                _or_none(_texts, members.get("told")),
+                _texts(members.get("gone", [])),
             )
         except (JSONError, TypeError, KeyError, AttributeError):
             return None

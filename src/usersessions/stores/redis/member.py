@@ -350,6 +350,11 @@ class Member:
         """Whether there is anything that Redis has to be told again."""
         return bool(self._ended or self._unwritten)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are sessions that Redis may not have."""
+        return bool(self._unwritten)
+
     def due_ends(self) -> list[tuple[str, Call]]:
         """Some of the sessions whose end Redis may not know, with the call that tells it."""
         with self._node.lock:
@@ -371,11 +376,15 @@ class Member:
         self._node.registry.touch(client, self._node.clock())
         self._touched[client] = user
 
-    def news(self) -> list[Call]:
-        """The calls that say when clients were last heard of; some at a time."""
+    def news(self, user: str | None = None) -> list[Call]:
+        """The calls that say when clients were last heard of; all of a user's, or some of any."""
         with self._node.lock:
             now = self._node.clock()
-            chunk = list(self._touched.items())[:_CHUNK]
+            if user is None:
+                chunk = list(self._touched.items())[:_CHUNK]
+            else:
+                own = self._node.registry.records(user)
+                chunk = [(client, user) for client in own if client in self._touched]
             for client, _ in chunk:
                 del self._touched[client]
             seen = self._node.registry.seen(client for client, _ in chunk)

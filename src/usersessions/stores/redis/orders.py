@@ -77,7 +77,8 @@ class Orders:
         if entry <= self.position:
             return Effect()
         self._position = entry
-        self._younger = {client: since for client, since in self._younger.items() if since > entry}
+        # What was registered right after this very entry is younger than it, too.
+        self._younger = {client: since for client, since in self._younger.items() if since >= entry}
         if order is None:
             return Effect()
         if self.undecided:

@@ -62,6 +62,7 @@ class Reader:
 
     Attributes:
         mailbox: the name under which others answer.
+        is_called: whether it is on its way to look at what Redis has to be told.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Reader:
         timeout: float,
     ) -> None:
         self.mailbox = leases.own
+        self.is_called = False
         self._node = node
         self._leases = leases
         self._calls = calls
@@ -118,6 +120,7 @@ class Reader:
             self._joins = self._joins or joins
             if self._thread is None:
                 self._stopped.clear()
+                self.is_called = False
                 self._read_at = self._renewed_at = time.monotonic()
                 self._thread = threading.Thread(
                     target=self._run, name="usersessions-log", daemon=True
@@ -176,6 +179,8 @@ class Reader:
         if self._joins and now >= self._renew_at:
             self._renew()
         self._read()
+        # Before it looks: who has something for it from now on has to call again.
+        self.is_called = False
         self._expire()
         if (self._member.has_due or self._later) and time.monotonic() >= self._heal_at:
             self._heal()

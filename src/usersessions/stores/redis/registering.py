@@ -45,6 +45,9 @@ class Registering(Asker):
         if isinstance(pending, Refused):
             return pending
         self._act.join()
+        if request.limit is not None and request.limit.policy == "evict_idle":
+            # What is idle is decided there, and this arrives before the question.
+            self._act.effect(Effect(calls=self._member.news(user)))
         verdict, details = yield from self._verdict(pending)
         if not verdict:
             return Allowed()

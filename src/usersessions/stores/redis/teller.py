@@ -1,4 +1,7 @@
-"""Tells sessions to end, one after another, in a thread of its own: an app's `close` may block."""
+"""Tells sessions to end, in threads of its own: an app's `close` may take its time.
+
+A few that hang hold up nobody else; more than `_THREADS` at once hold up those behind them.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,13 @@ from ...registry import Tell
 
 __all__ = ["Teller"]
 
+_THREADS = 8
+
 logger = logging.getLogger(__name__)
 
 
 class Teller:
-    """A thread while there is somebody to tell.
+    """Threads while there is somebody to tell.
 
     >>> teller = Teller()
     >>> teller.tell([(print, Disconnect(4001))])
@@ -27,30 +32,31 @@ class Teller:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Tell, Disconnect]] = deque()
-        self._thread: threading.Thread | None = None
+        self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
 
     def tell(self, tells: Sequence[tuple[Tell, Disconnect]]) -> None:
-        """Have them told, in this order, and do not wait for it."""
+        """Have them told, the first one first, and do not wait for it."""
         with self._lock:
             self._waiting.extend(tells)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="usersessions-tell", daemon=True
-                )
-                self._thread.start()
+            # Those that run already may hang.
+            for _ in range(min(len(tells), _THREADS - len(self._threads))):
+                thread = threading.Thread(target=self._run, name="usersessions-tell", daemon=True)
+                self._threads.add(thread)
+                thread.start()
 
     def close(self, *, until: float) -> None:
         """Wait until all are told, at most until then, on the monotonic clock."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        with self._lock:
+            threads = self._threads - {threading.current_thread()}
+        for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
         while True:
             with self._lock:
                 if not self._waiting:
-                    self._thread = None
+                    self._threads.discard(threading.current_thread())
                     return
                 tell, disconnect = self._waiting.popleft()
             try:

@@ -1,5 +1,6 @@
 -- Make a session visible, or write it once more; unless its user or token is kept out, it has ended
 -- meanwhile, another process holds it, or its user has sessions enough.
+-- A record stands behind its checksum of eight digits and a space.
 -- KEYS  1 the user's sessions   2 what keeps the user out   3 the mark of a session that has ended
 --       where one server holds all keys, also: 4 the log, and for a token with an ID: 5 its mark
 -- ARGV  1 client   2 its record   3 this process's lease   4 the leases it has ever had
@@ -50,9 +51,9 @@ if is_new then
       local begin = ARGV[13]
       local counts
       if begin == '-' then
-        counts = state and string.sub(all[i + 1], start, start + 11) ~= '{"app_name":'
+        counts = state and string.sub(all[i + 1], start + 9, start + 20) ~= '{"app_name":'
       else
-        counts = state and string.sub(all[i + 1], start, start + #begin - 1) == begin
+        counts = state and string.sub(all[i + 1], start + 9, start + 8 + #begin) == begin
       end
       if counts and all[i] ~= client then
         if lost[lease] then
