@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
@@ -33,6 +33,10 @@ from redis.retry import Retry
 from usersessions import AsyncUserSessions, Disconnect, Identity, RedisStore, UserSessions
 from usersessions.adapters.asgi import UserSessionsApp
 from usersessions.stores.redis import line
+from usersessions.stores.redis.asks import Ask
+from usersessions.stores.redis.keys import Keys
+from usersessions.stores.redis.link import Link, parse_url
+from usersessions.stores.redis.waiting import ask_awaited, ask_blocking
 
 META = {"plan": "pro", "tenant": "acme-2030", "roles": ["admin", "billing"], "seat": 123456789}
 CALLERS = 50
@@ -44,9 +48,9 @@ LISTS = 1000
 ROUNDS = 15
 SESSIONS = 100_000
 BURST = 10_000
-LEASE = 1.5
-RENEWALS = 10
-API_KEY = "a key of the server API"
+LEASE = 6.0
+RENEWALS = 5
+API_KEY = "the-key-of-this-benchmark"
 
 
 @contextmanager
@@ -134,19 +138,27 @@ def show(title: str, times: dict[str, list[float]]) -> None:
 
 async def compare_lists(url: str) -> None:
     """Print what lists cost by this library, and by one call of redis-py for each."""
+    keys = [Keys("usersessions").sessions(user) for user in USERS]
     holder = AsyncUserSessions(store=RedisStore(url))
     sessions = AsyncUserSessions(store=RedisStore(url))
     blocking = UserSessions(store=RedisStore(url))
+    shared = line.Line(parse_url(url).link(timeout=2.0), recovered=lambda: None)
     client = redis.asyncio.Redis.from_url(url)
     blocking_client = redis.Redis.from_url(url)
-    keys = [f"usersessions:{{u:{user}}}" for user in USERS]
+
+    def ask(number: int) -> Ask:
+        call = line.Call("HGETALL", (keys[number],), is_script=False)
+        return Ask([call], time.monotonic() + 2.0)
+
     subjects: dict[str, Callable[[int], Awaitable[object]]] = {
-        "HGETALL by redis-py": lambda number: client.hgetall(keys[number]),
+        "HGETALL, one call of redis-py each": lambda number: client.hgetall(keys[number]),
+        "HGETALL, by the store's shared line": lambda number: ask_awaited(shared, ask(number)),
         "the list, as the bytes of a reply": lambda number: sessions.dispatch(COMMANDS[number]),
         "the list, as objects": lambda number: sessions.user_connections(USERS[number]),
     }
     threaded: dict[str, Callable[[int], object]] = {
-        "HGETALL by redis-py": lambda number: blocking_client.hgetall(keys[number]),
+        "HGETALL, one call of redis-py each": lambda number: blocking_client.hgetall(keys[number]),
+        "HGETALL, by the store's shared line": lambda number: ask_blocking(shared, ask(number)),
         "the list, as the bytes of a reply": lambda number: blocking.dispatch(COMMANDS[number]),
         "the list, as objects": lambda number: blocking.user_connections(USERS[number]),
     }
@@ -156,13 +168,14 @@ async def compare_lists(url: str) -> None:
         for _ in range(ROUNDS):
             for name, subject in subjects.items():
                 times[name].append(await per_call(subject))
-        show(f"{CALLERS} tasks that list users, of 2 sessions each:", times)
+        show(f"{CALLERS} tasks at once, users of 2 sessions each:", times)
         times = {name: [] for name in threaded}
         with ThreadPoolExecutor(CALLERS) as pool:
             for _ in range(ROUNDS):
                 for name, act in threaded.items():
                     times[name].append(per_threaded_call(act, pool))
-        show(f"{CALLERS} threads that do so:", times)
+        show(f"{CALLERS} threads at once:", times)
+    shared.close(until=time.monotonic() + 1)
     blocking_client.close()
     blocking.close()
     await client.aclose()
@@ -200,7 +213,7 @@ def server(url: str) -> Iterator[int]:
                     socket.create_connection(("127.0.0.1", port)).close()
                     break
                 except OSError:
-                    assert time.monotonic() < until, "the server did not start"
+                    assert process.poll() is None and time.monotonic() < until, "no server"
                     time.sleep(0.05)
             yield port
         finally:
@@ -244,41 +257,37 @@ async def compare_http(url: str) -> None:
 # How much is sent -------------------------------------------------------------------------------
 
 
-class Sent:
-    """What is sent to Redis while the `with` block runs: exchanges of callers, and commands.
+@contextmanager
+def exchanges() -> Iterator[list[int]]:
+    """Each exchange with Redis for a caller in this process, by how many calls it carried."""
+    sizes: list[int] = []
+    exchange = line.exchange
 
-    Attributes:
-        exchanges: how often something was sent, and waited for, for callers.
-        commands: the commands of all clients, by name; not what scripts do.
-    """
+    def noted(link: Link, calls: Sequence[line.Call]) -> list[object]:
+        sizes.append(len(calls))
+        return exchange(link, calls)
 
-    def __init__(self, url: str) -> None:
-        self.exchanges = 0
-        self.commands: Counter[str] = Counter()
-        self._url = url
-        self._opened = ExitStack()
+    with patch.object(line, "exchange", noted):
+        yield sizes
 
-    def __enter__(self) -> Sent:
-        exchange = line.exchange
 
-        def counted(link: line.Link, calls: Sequence[line.Call]) -> list[object]:
-            self.exchanges += 1
-            return exchange(link, calls)
-
-        self._opened.enter_context(patch.object(line, "exchange", counted))
-        client = self._opened.enter_context(redis.Redis.from_url(self._url))
-        self._monitor = self._opened.enter_context(client.monitor())
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with redis.Redis.from_url(self._url) as client:
-            client.echo("end")
-        for seen in self._monitor.listen():
-            if seen["command"].upper() == "ECHO END":
+@contextmanager
+def commands(url: str) -> Iterator[Counter[str]]:
+    """The commands that Redis is sent by all clients, by name; there once the block has ended."""
+    names: Counter[str] = Counter()
+    with redis.Redis.from_url(url) as client, client.monitor() as monitor:
+        yield names
+        client.echo("the end")
+        for seen in monitor.listen():
+            name = seen["command"].split()[0].upper()
+            if name == "ECHO":
                 break
+            # What scripts do is no command of a client.
             if seen["client_type"] != "lua":
-                self.commands[seen["command"].split()[0].upper()] += 1
-        self._opened.close()
+                names[name] += 1
+        # Of the client that asked for the end.
+        for name in ("HELLO", "CLIENT"):
+            del names[name]
 
 
 async def count_lists(url: str) -> None:
@@ -296,13 +305,13 @@ async def count_lists(url: str) -> None:
                 await connect(nodes[number % count], ["42"], per_user=1, held=held)
             lister = listers[count] = AsyncUserSessions(store=RedisStore(url, prefix=f"of{count}"))
             held.push_async_callback(lister.aclose)
-            with Sent(url) as first:
+            with exchanges() as first:
                 assert len(await lister.user_connections("42")) == 16
-            with Sent(url) as second:
+            with exchanges() as second:
                 assert len(await lister.user_connections("42")) == 16
             print(
-                f"A list of 16 sessions on {count} nodes: {first.exchanges} round trips at first, "
-                f"{second.exchanges} once it is known who is alive"
+                f"A list of 16 sessions on {count} nodes: {len(first)} round trips at first, "
+                f"{len(second)} once it is known who is alive"
             )
         for _ in range(ROUNDS * 50):
             for count, lister in listers.items():
@@ -315,58 +324,50 @@ async def count_lists(url: str) -> None:
 
 async def count_connects(url: str) -> None:
     """Print what is sent to register sessions, one by one and many at once."""
-    sessions = AsyncUserSessions(store=RedisStore(url, prefix="burst"))
+    sessions = AsyncUserSessions(store=RedisStore(url))
     async with AsyncExitStack() as held:
-        await connect(sessions, USERS[:1], per_user=1, held=held)
-        with Sent(url) as sent:
+        await connect(sessions, ["before"], per_user=1, held=held)
+        with commands(url) as sent:
             for user in USERS[:100]:
                 await connect(sessions, [user], per_user=1, held=held)
-        print(f"100 connections, one after another: {sent.exchanges} exchanges, of")
-        print(f"  {dict(sent.commands)}")
-        users = [str(number) for number in range(BURST)]
+        print(f"100 connections, one after another, and all that is sent: {dict(sent)}")
+        keys = [Keys("usersessions").sessions(str(number)) for number in range(BURST)]
+        contexts = [
+            sessions.connect(
+                identity=Identity(str(number), meta=META), transport="sse", close=close
+            )
+            for number in range(BURST)
+        ]
         start = time.perf_counter()
-        with Sent(url) as sent:
-            contexts = [
-                sessions.connect(identity=Identity(user, meta=META), transport="sse", close=close)
-                for user in users
-            ]
+        with exchanges() as sizes, redis.Redis.from_url(url) as client:
             await asyncio.gather(*map(held.enter_async_context, contexts))
-            held_after = time.perf_counter() - start
-            with redis.Redis.from_url(url) as client:
-                while not all(map(client.exists, (f"burst:{{u:{user}}}" for user in users))):
-                    await asyncio.sleep(0.01)
+            taken = time.perf_counter() - start
+            while client.exists(*keys) < BURST:
+                await asyncio.sleep(0.01)
+            seen = time.perf_counter() - start
         print(
-            f"{BURST} connections at once: {sent.exchanges} exchanges; "
-            f"all held here after {held_after:.1f} s"
+            f"{BURST} connections at once: {len(sizes)} exchanges; "
+            f"connected after {taken:.1f} s, all in Redis after {seen:.1f} s"
         )
     await sessions.aclose()
 
 
-async def measure_idle(url: str, *, per_user: int) -> None:
+async def measure_quiet(url: str, *, per_user: int) -> None:
     """Print what many quiet sessions take and send."""
-    prefix = f"idle{per_user}"
-    sessions = AsyncUserSessions(store=RedisStore(url, prefix=prefix, lease=LEASE))
-    with redis.Redis.from_url(url) as client:
-
-        def used() -> int:
-            size: int = client.info("memory")["used_memory"]
-            return size
-
-        sessions.join()
-        before = used()
-        users = [str(1_000_000 + number) for number in range(SESSIONS // per_user)]
-        async with AsyncExitStack() as held:
+    sessions = AsyncUserSessions(store=RedisStore(url, lease=LEASE))
+    users = [str(1_000_000 + number) for number in range(SESSIONS // per_user)]
+    async with AsyncExitStack() as held:
+        with redis.Redis.from_url(url, decode_responses=True) as client:
+            client.flushall()
+            before = client.info("memory")["used_memory"]
             await connect(sessions, users, per_user=per_user, held=held)
+            # What has to be written again is written by then.
             await asyncio.sleep(LEASE)
-            print(
-                f"{SESSIONS} sessions, {per_user} a user: "
-                f"{(used() - before) / SESSIONS:.0f} bytes of Redis each"
-            )
-            with Sent(url) as sent:
-                await asyncio.sleep(RENEWALS * LEASE / 3)
-            del sent.commands["INFO"]
-            print(f"  sent in {RENEWALS * LEASE / 3:.0f} s, {LEASE / 3} s a renewal at most:")
-            print(f"  {dict(sent.commands)}")
+            size = (client.info("memory")["used_memory"] - before) / SESSIONS
+        with commands(url) as sent:
+            await asyncio.sleep(RENEWALS * LEASE / 3)
+        print(f"{SESSIONS} quiet sessions, {per_user} a user: {size:.0f} bytes of Redis each;")
+        print(f"  in the time of {RENEWALS} renewals, all that is sent: {dict(sent)}")
     await sessions.aclose()
 
 
@@ -378,7 +379,7 @@ async def main() -> None:
         await count_lists(url)
         await count_connects(url)
         for per_user in (2, 1):
-            await measure_idle(url, per_user=per_user)
+            await measure_quiet(url, per_user=per_user)
 
 
 if __name__ == "__main__":

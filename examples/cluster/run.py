@@ -45,6 +45,7 @@ SERVERS = 4
 USERS = 20
 STREAMS_EACH = 10
 USER = "7"
+LISTING = {"method": "user_connections", "params": {"user": USER}}
 LEASE = 3.0
 """Not the 15 s that a store has by itself, so that there is less to wait for here."""
 
@@ -230,7 +231,7 @@ class Cluster:
         """Ask a server for the connections of the user, as a backend does."""
         answer = await self.http.post(
             f"{server.url}/api",
-            json={"method": "user_connections", "params": {"user": USER}},
+            json=LISTING,
             headers={"X-API-Key": self.api_key},
             timeout=SECONDS,
         )
@@ -284,6 +285,8 @@ class Cluster:
 
     async def list_everywhere(self) -> None:
         say(f"\n3. Who is connected as user {USER}? Ask each server:")
+        data = json.dumps(LISTING)
+        say(f"   $ curl {self.servers[0].url}/api --header 'X-API-Key: ...' --data '{data}'")
         for server in self.servers:
             began = time.monotonic()
             await all_of([self.agree(server)], what=f"{server.name} to list them all")

@@ -22,6 +22,7 @@ from usersessions import (
     Identity,
     Key,
     RedisStore,
+    Session,
     SessionLimit,
     StoreUnavailable,
     TokenVerifier,
@@ -62,6 +63,7 @@ class _Open:
 
     def __init__(self, told: Callable[[], None] | None) -> None:
         self.block = ExitStack()
+        self.session: Session | None = None
         self.code: int | None = None
         self._entered = threading.Event()
         self._lock = threading.Lock()
@@ -158,6 +160,7 @@ class Here:
                 close=one.tell,
             )
         )
+        one.session = session
         self._open[session.client] = one
         one.entered()
         return session.client
@@ -170,6 +173,12 @@ class Here:
     def code(self, client: str) -> int | None:
         """What a session was told to end with."""
         return self._open[client].code
+
+    def session(self, client: str) -> Session:
+        """A session, as the app has it."""
+        session = self._open[client].session
+        assert session is not None
+        return session
 
     def held(self, user: str) -> set[str]:
         """The sessions of a user that it holds."""

@@ -33,13 +33,10 @@ Fault = Callable[[Proxy], None]
 
 FAULTS: dict[str, Fault] = {
     "resets": lambda proxy: proxy.reset(),
-    "refuses": lambda proxy: proxy.refuse(),
     "accepts and never answers": lambda proxy: proxy.blackhole(),
     "accepts, and delivers late": lambda proxy: proxy.blackhole(hold=True),
     "swallows what is asked": lambda proxy: proxy.swallow("to_server"),
     "swallows what is answered": lambda proxy: proxy.swallow("to_client"),
-    "delivers late what is answered": lambda proxy: proxy.swallow("to_client", hold=True),
-    "cuts the first byte": lambda proxy: proxy.cut_after(0),
 }
 
 

@@ -29,33 +29,21 @@ ABOUT = "usersessions:{n}:about"
 LOG = "usersessions:{n}:log"
 LIST = b'{"method":"user_connections","params":{"user":"42"}}'
 
-_HEAD = "1+ {lease} 0-0 1700000000000000 0\n"
-_WIRE = '{"transport":"sse","protocol":"json"}\n'
+_HEAD = b"1+ {lease} 0-0 1700000000000000 0\n"
+_RECORD = b'{"transport":"sse","protocol":"json"}\n{"connected_at":0}'
 
-FOREIGN = {
-    "nothing": "",
+FOREIGN: dict[str, bytes] = {
+    "nothing": b"",
     "noise": b"\xff\xfe\x00garbage",
-    "of a newer version": '2+ 0a 5-0 {"connected_at":1}',
-    "of a newer state": '1* 0a 5-0 1700000000000000 0\n{"transport":"sse"}\n{"connected_at":0}',
+    "of a newer version": b'2+ {lease} 5-0 {"connected_at":1}',
+    "of a newer state": b"1* {lease} 5-0 1700000000000000 0\n" + sealed(_RECORD),
+    "of a newer head": b"1+ {lease} 5-0 1700000000000000 0 0\n" + sealed(_RECORD),
     "head alone": _HEAD,
-    "without facts": _HEAD + _WIRE,
-    "facts that are no JSON": _HEAD + _WIRE + "{",
-    "facts that are no object": _HEAD + _WIRE + "[]",
-    "facts without a beginning": _HEAD + _WIRE + "{}",
-    "a beginning of a wrong type": _HEAD + _WIRE + '{"connected_at":"now"}',
-    "an end of a wrong type": _HEAD + _WIRE + '{"connected_at":0,"expire_at":[]}',
-    "labels of a wrong type": _HEAD + _WIRE + '{"connected_at":0,"labels":[1]}',
-    "labels that are no strings": _HEAD + _WIRE + '{"connected_at":0,"labels":{"a":{}}}',
-    "a token of a wrong type": _HEAD + _WIRE + '{"connected_at":0,"token_id":{}}',
-    "an address of a wrong type": _HEAD + _WIRE + '{"connected_at":0,"remote_addr":7}',
-    "an agent of a wrong type": _HEAD + _WIRE + '{"connected_at":0,"user_agent":{"a":1}}',
-    "a wire that is no JSON": _HEAD + '{"transport"\n{"connected_at":0}',
-    "a wire that is no object": _HEAD + '["sse"]\n{"connected_at":0}',
-    "a name of a wrong type": _HEAD + '{"app_name":{},"transport":"sse"}\n{"connected_at":0}',
-    "a wire without a transport": _HEAD + '{}\n{"connected_at":0}',
-    "meta that is no JSON": _HEAD + '{"transport":"sse","meta":{]}\n{"connected_at":0}',
-    "meta within something else": _HEAD
-    + '{"transport":"sse","protocol":"json","more":{"a":1,"meta":2}}\n{"connected_at":0}',
+    "without a checksum": _HEAD + _RECORD,
+    "another record": _HEAD + sealed(_RECORD).replace(b"sse", b"SSE"),
+    "half a record": _HEAD + sealed(_RECORD)[:-9],
+    "facts that are no JSON": _HEAD + _RECORD[:-1],
+    "labels of a wrong type": _HEAD + _RECORD[:-1] + b',"labels":[1]}',
 }
 
 
@@ -65,10 +53,10 @@ def nodes(redis_server: RedisServer) -> Iterator[tuple[Here, Here]]:
         yield one, other
 
 
-def lease_of(server: RedisServer) -> str:
+def lease_of(server: RedisServer) -> bytes:
     """The lease of some node that is there."""
     found = until(lambda: server.cli("ZRANGE", LEASES, 0, 0), what="a lease")
-    return str(found[0])
+    return str(found[0]).encode()
 
 
 # Sessions -------------------------------------------------------------------------------------
@@ -82,9 +70,7 @@ def test_a_value_that_cannot_be_read_is_passed_over_and_left_alone(
     one, other = nodes
     own, others = one.open("42"), other.open("42")
     sees_all(other, "42", {own, others})
-    value = FOREIGN[what]
-    if isinstance(value, str):
-        value = value.replace("{lease}", lease_of(redis_server))
+    value = FOREIGN[what].replace(b"{lease}", lease_of(redis_server))
     redis_server.cli("HSET", SESSIONS, "foreign", value)
     before = redis_server.cli("HGET", SESSIONS, "foreign")
     for node in nodes:
@@ -112,7 +98,7 @@ def test_moments_out_of_reach_are_no_harm(
     own = one.open("42")
     redis_server.cli("ZADD", LEASES, 2**53, "0f")
     head = "1+ 0f 0-0 99999999999999999999 99999999999999999999\n"
-    record = sealed((_WIRE + '{"connected_at":1e308}').encode())
+    record = sealed(_RECORD.replace(b":0}", b":1e308}"))
     redis_server.cli("HSET", SESSIONS, "far", head.encode() + record)
     sees_all(one, "42", {own, "far"})
     assert json.loads(one.sessions.dispatch(LIST))["result"]["connections"]["far"]
@@ -203,7 +189,7 @@ def test_one_user_whose_key_is_something_else_is_no_harm_to_others(
 # The log and the mailboxes --------------------------------------------------------------------
 
 
-ENTRIES = (
+ENTRIES: tuple[str | bytes, ...] = (
     "garbage",
     b"\xff\xfe",
     "[]",
@@ -253,7 +239,7 @@ def test_entries_of_the_log_that_cannot_be_read_are_passed_over(
     assert not [one for one in caplog.records if one.exc_info]
 
 
-MAILS = (
+MAILS: tuple[str | bytes, ...] = (
     "garbage",
     b"\xff",
     "[]",

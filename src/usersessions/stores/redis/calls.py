@@ -135,7 +135,7 @@ class Calls:
             if token_id is not None:
                 names.append(self.keys.token(token_id))
         arguments = (client, sealed(record), self._mine, issued_at, _written(last))
-        return Call("update", tuple(names), arguments)
+        return Call("update", tuple(names), arguments, session=(user, client))
 
     def seen(self, user: str, client: str, *, ago: float) -> Call:
         """Say when a client of this process was last heard of."""

@@ -49,7 +49,9 @@ class Engine:
         self._calls = Calls(keys, leases, node.clock, in_one_place=not target.is_cluster)
         self.member = Member(node, leases, self._calls)
         waits: dict[str, Wait] = {}
-        self.line = Line(target.link(timeout=timeout), recovered=self._wake)
+        self._node = node
+        self._leases = leases
+        self.line = Line(target.link(timeout=timeout), broken=self._doubt, recovered=self._wake)
         self._teller = Teller()
         self._reader = Reader(
             node,
@@ -118,9 +120,16 @@ class Engine:
 
     def _make(self, call: Call) -> None:
         def done(outcome: Outcome) -> None:
-            # What it asks of others must be done some time; all else is written anew if missing.
-            if not isinstance(outcome, Answers) and call.name in ("post", "revoke"):
+            if isinstance(outcome, Answers):
+                return
+            if call.session is not None:
+                # As it is by then: this call would be old.
+                self.member.write_later(*call.session)
+                self._wake()
+            elif call.name in ("post", "revoke", "mail"):
+                # What others have to do, or wait for; all else is written anew if missing.
                 self._reader.make_later(call)
+                self._wake()
 
         self._submit([call], done)
 
@@ -132,6 +141,11 @@ class Engine:
         self._act(effect)
         if self.member.is_behind and not self.line.is_broken:
             self._wake()
+
+    def _doubt(self) -> None:
+        with self._node.lock:
+            self._leases.doubt()
+        self._reader.note_break()
 
     def _wake(self) -> None:
         """Have the reader look at once what Redis has to be told."""

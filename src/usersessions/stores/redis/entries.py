@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from ...errors import JSONError
-from ...models import Disconnect
+from ...models import Disconnect, check_time
 from ...strictjson import JSON, dumps, loads
 from ..base import (
     BlockUser,
@@ -165,9 +165,7 @@ def _texts(values: object) -> tuple[str, ...]:
 
 
 def _moment(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError("not a moment")
-    return value
+    return check_time("a moment", value)
 
 
 def _or_none(read: Callable[[object], T], value: object) -> T | None:

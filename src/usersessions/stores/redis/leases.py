@@ -69,6 +69,11 @@ class Leases:
             while len(known) > _KNOWN:
                 del known[next(iter(known))]
 
+    def doubt(self) -> None:
+        """Forget who is known to be alive: whoever answers next may be another Redis, or this one
+        with old data."""
+        self._held.clear()
+
     def unknown(self, leases: Iterable[str]) -> list[str]:
         """Those of these of which nobody knows, now, whether they are held."""
         return [

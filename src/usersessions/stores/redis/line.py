@@ -53,12 +53,16 @@ Done: TypeAlias = Callable[[Outcome], None]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A command, or a script with its keys and arguments."""
+    """A command, or a script with its keys and arguments.
+
+    `session` is the user and client whose record it writes again, if it does.
+    """
 
     name: str
     keys: tuple[str, ...] = ()
     arguments: Command = field(default=(), repr=False)
     is_script: bool = True
+    session: tuple[str, str] | None = None
 
     def command(self, *, in_full: bool = False) -> Command:
         """As Redis is sent it."""
@@ -84,11 +88,19 @@ class Line:
 
     Args:
         link: what carries the commands.
+        broken: called in the line's thread when Redis did not answer, before the callers know.
         recovered: called in the line's thread when Redis answers again after it did not.
     """
 
-    def __init__(self, link: Link, *, recovered: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        broken: Callable[[], None] = lambda: None,
+        recovered: Callable[[], None],
+    ) -> None:
         self._link = link
+        self._broken = broken
         self._recovered = recovered
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -157,8 +169,15 @@ class Line:
             if not self.is_broken:
                 logger.warning("Redis does not answer: %s", error)
             self._pause = min(max(_OFTEN, self._pause * 2), _SELDOM)
+            self._broken()
             for job in jobs:
                 _tell(job, Failed(str(error)))
+            return True
+        except Exception:
+            # A mistake of ours must not end the line for everybody, either.
+            logger.exception("calls could not be made")
+            for job in jobs:
+                _tell(job, Failed("it was not asked"))
             return True
         was_broken, self._pause = self.is_broken, 0.0
         start = 0

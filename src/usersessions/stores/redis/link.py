@@ -245,11 +245,16 @@ class _ClusterLink:
 
     def exchange(self, commands: Sequence[Command]) -> list[object]:
         def send(client: Any) -> list[object]:
-            pipeline = client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies = pipeline.execute(raise_on_error=False)
-            return [self._reply(reply) for reply in replies]
+            from redis.cluster import PipelineCommand
+
+            make: Any = PipelineCommand
+            stack = [make(command, {}, place) for place, command in enumerate(commands)]
+            # With redirections, redis-py asks a server that hangs for each command once more.
+            replies = client.pipeline(transaction=False).send_cluster_commands(
+                stack, raise_on_error=False, allow_redirections=False
+            )
+            pairs = zip(commands, replies, strict=True)
+            return [self._reply(client, command, reply) for command, reply in pairs]
 
         replies: list[object] = self._use(send)
         return replies
@@ -289,12 +294,20 @@ class _ClusterLink:
         except BaseException as error:
             was_closed = client is not None and self._client is not client
             self.close()
-            if was_closed or isinstance(error, (redis.RedisError, OSError)):
+            # Not every error of a cluster is a RedisError.
+            broken = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+            if was_closed or isinstance(error, broken):
                 raise LinkBroken(type(error).__name__) from None
             raise
 
-    def _reply(self, reply: object) -> object:
+    def _reply(self, client: Any, command: Command, reply: object) -> object:
         redis = self._redis
+        if isinstance(reply, (redis.exceptions.AskError, redis.exceptions.TryAgainError)):
+            # Another server has the key by now, which this finds out.
+            try:
+                reply = client.execute_command(*command)
+            except redis.ResponseError as error:
+                return _refused(error)
         if isinstance(reply, (redis.ConnectionError, redis.TimeoutError, OSError)):
             raise reply
         if isinstance(reply, redis.RedisError):

@@ -153,7 +153,8 @@ class Member:
         client = pending.request.client
         with self._node.lock:
             outcome, pending.outcome = pending.outcome, None
-            if isinstance(outcome, Answers):
+            # Where it was not asked again, what came is what it went on from.
+            if isinstance(outcome, Answers) and is_asked:
                 return outcome, Effect()
             pending.is_held = True
             effect = self._add(pending.request)

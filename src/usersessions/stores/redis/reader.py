@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -101,6 +102,7 @@ class Reader:
         self._read_at = 0.0
         self._heal_at = 0.0
         self._complete_at = 0.0
+        self._broke_at = -math.inf
         self._has_lapsed = False
         self._given_up = ""
         self._later: deque[Call] = deque(maxlen=_LATER)
@@ -139,8 +141,15 @@ class Reader:
 
     def doubt(self) -> bool:
         """Whether Redis may know less than there is: it has lost data that others may not have
-        written again, or it does not write now."""
-        return self._has_lapsed or time.monotonic() < self._complete_at
+        written again, or it does not write now, or it may be another one since the last renewal."""
+        now = time.monotonic()
+        seen_at = self._renewed_at if self._joins else now - self._lease / 3 - _SETTLE
+        return self._has_lapsed or now < self._complete_at or seen_at < self._broke_at
+
+    def note_break(self) -> None:
+        """Note that the way to Redis broke: the next renewal says whether it is the same one."""
+        self._broke_at = time.monotonic()
+        self._renew_at = 0.0
 
     def make_later(self, call: Call) -> None:
         """Make a call as soon as Redis answers again."""
