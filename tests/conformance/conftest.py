@@ -11,7 +11,7 @@ from tests.conformance.stores import SETUPS, Clock, Combined, Setup
 from tests.faults.proxy import Proxy
 from tests.redis_servers import RedisServer
 
-DELAY_SECONDS = 0.003
+DELAY_SECONDS = 0.002
 
 
 @pytest.fixture(scope="module")

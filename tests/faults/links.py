@@ -38,7 +38,8 @@ class Plan:
     def arm(self, which: Which, how: How, *, k: int) -> None:
         """Have the k-th exchange of a link from now on fail, and no other."""
         with self._lock:
-            self._next, self._left, self.fired = (which, how), k, False
+            self._next = which, how
+            self._left, self.fired = k, False
 
     def disarm(self) -> bool:
         """Have nothing fail any more, and say whether something has."""

@@ -210,6 +210,7 @@ async def test_another_token_that_is_cancelled_at_any_await_is_taken_or_not(
         made(redis_server.url, prefix=prefix) as sessions,
         sessions.connect(token=token_of("42", "t0"), transport="sse") as session,
     ):
+        k, record = 0, b""
         for k in range(1, 16):
             was = await cancel(session.refresh(token_of("42", f"t{k}")), when, k)
             await patiently(partial(settled, redis_server, sessions, prefix, {session.client}))

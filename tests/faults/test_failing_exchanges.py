@@ -58,8 +58,8 @@ def end(case: Case) -> None:
 
 
 def list_all(case: Case) -> None:
-    listed = case.failing.list("42")
-    assert (set(listed), listed.partial) == ({case.own, case.others}, False)
+    # After a break, it may say `partial`: it might be another Redis.
+    assert set(case.failing.list("42")) == {case.own, case.others}
 
 
 def own_list(case: Case) -> None:

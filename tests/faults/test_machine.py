@@ -445,10 +445,12 @@ class SharedMachine(RuleBasedStateMachine):
     @rule(caller=CALLERS)
     def unblock_users(self, caller: int) -> None:
         for user in USERS:
-            done = self._ask(
-                caller, lambda peer, user=user: peer.sessions.unblock_user(user) or True
-            )
-            self.kept_out["blocked", user] = None if done is None else False
+            done = self._ask(caller, partial(self._unblock, user))
+            self.kept_out["blocked", user] = False if done else None
+
+    def _unblock(self, user: str, peer: Peer) -> bool:
+        peer.sessions.unblock_user(user)
+        return True
 
     @rule(caller=CALLERS, user=SOME_USER, how=st.sampled_from(["block", "t1", "t2", 150, 300]))
     def keep_out(self, caller: int, user: str, how: str | int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -80,15 +81,16 @@ def test_a_node_that_is_cut_off_goes_on_and_comes_back(
         passing = far.open("42")
     with at_most(AT_ONCE):
         far.end(passing)
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: far.list("42"),
         lambda: far.sessions.disconnect("43"),
         lambda: far.sessions.info(),
         lambda: far.sessions.unblock_user("43"),
         lambda: far.sessions.refresh("43"),
-    ):
-        with at_most(IN_TIME), pytest.raises(StoreUnavailable):
-            call()
+    )
+    with ThreadPoolExecutor(len(calls)) as pool, at_most(IN_TIME):
+        for called in [pool.submit(call) for call in calls]:
+            assert isinstance(called.exception(), StoreUnavailable)
     # Meanwhile, the other node is as quick as ever, and does not wait for the dead for ever.
     while time.monotonic() < cut_at + VANISHED:
         with at_most(HEALTHY):
@@ -104,8 +106,6 @@ def test_a_node_that_is_cut_off_goes_on_and_comes_back(
         sees(node, "42", {stays, made, others})
     for gone in (ended, passing):
         never_sees(near, "42", gone, seconds=0.1)
-    for node in (near, far):
-        sees_all(node, "42", {stays, made, others})
     until(
         lambda: records(redis_server, "42") == {stays, made, others},
         what="late packets to have left nothing",
@@ -252,7 +252,7 @@ def test_packets_that_arrive_late_bring_no_session_back(
     """Promise 4 (no resurrection): the mark of an end outlasts what is still on its way."""
     stays = far.open("42")
     sees_all(near, "42", {stays})
-    for _ in range(3):
+    for _ in range(2):
         proxy.swallow(way, hold=True)
         ended = [far.open("42") for _ in range(2)]
         far.end(*ended)

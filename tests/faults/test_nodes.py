@@ -611,7 +611,8 @@ def test_sessions_that_did_not_wait_for_a_slow_redis_are_visible_within_a_second
     (other,) = start(1)
     slow.open("43")
     proxy.delay(0.06)
-    attempts = slow.attempt("42", count=50)
+    # The first is on its way while the others give up waiting for their turn.
+    attempts = [one for _ in range(3) for one in slow.attempt("42")]
     assert max(one.took or math.inf for one in attempts) <= AT_ONCE
     began = time.monotonic()
     clients = {one.client or "" for one in attempts}

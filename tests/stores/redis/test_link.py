@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -279,6 +280,13 @@ def test_who_may_not_ask_who_the_server_is_gets_no_name(opened: Callable[..., Li
 # Several servers ----------------------------------------------------------------------------------
 
 
+def answers(link: Link) -> bool:
+    try:
+        return link.exchange(PING) == [b"PONG"]
+    except LinkBroken:
+        return False
+
+
 def test_the_master_is_the_one_that_the_sentinels_name(opened: Callable[..., Link]) -> None:
     with RedisSentinel() as group:
         link = opened(group.url)
@@ -288,6 +296,7 @@ def test_the_master_is_the_one_that_the_sentinels_name(opened: Callable[..., Lin
         with pytest.raises(LinkBroken, match=r"^ConnectionError$"):
             link.exchange(PING)
         group.wait_for_failover(before)
+        until(lambda: answers(link), what="the other master")
         assert link.exchange([("SET", "k", "v")]) == [b"OK"]
         assert link.identity() != first
         link.close()
@@ -323,6 +332,48 @@ def test_a_cluster_is_another_one_once_one_of_its_servers_is(
     assert link.identity() != first
 
 
+def test_a_server_of_a_cluster_that_hangs_costs_one_timeout_however_much_is_asked(
+    opened: Callable[..., Link], redis_cluster: RedisCluster
+) -> None:
+    link = opened(redis_cluster.url, timeout=0.3)
+    commands = [("GET", f"k{number}") for number in range(60)]
+    link.exchange(commands)
+    redis_cluster.servers[2].pause()
+    began = time.monotonic()
+    with pytest.raises(LinkBroken, match=r"^TimeoutError$"):
+        link.exchange(commands)
+    assert time.monotonic() - began < 2.0
+    redis_cluster.servers[2].resume()
+    redis_cluster.settle()
+    assert link.exchange(commands) == [None] * 60
+
+
+def test_a_cluster_may_move_keys_from_one_server_to_another(
+    opened: Callable[..., Link], redis_cluster: RedisCluster
+) -> None:
+    link = opened(redis_cluster.url)
+    link.exchange([("SET", "k1", "v"), ("SET", "k2", "w")])
+    first = redis_cluster.owner("k1")
+    other = next(one for one in redis_cluster.servers if one is not first)
+    slot = first.cli("CLUSTER KEYSLOT", "k1")
+    ids = {one: one.cli("CLUSTER MYID") for one in (first, other)}
+    other.cli("CLUSTER SETSLOT", slot, "IMPORTING", ids[first])
+    first.cli("CLUSTER SETSLOT", slot, "MIGRATING", ids[other])
+    first.cli("MIGRATE", "127.0.0.1", other.port, "k1", 0, 1000)
+    asked = [("GET", "k1"), ("LPUSH", "k1", 1), ("GET", "k2")]
+    expected = [b"v", Refused("WRONGTYPE"), b"w"]
+    assert link.exchange(asked) == expected
+    try:
+        for server in redis_cluster.servers:
+            server.cli("CLUSTER SETSLOT", slot, "NODE", ids[other])
+        assert link.exchange(asked) == expected
+    finally:
+        # Other tests rely on which slots are whose.
+        redis_cluster.renew()
+        for server in redis_cluster.servers:
+            server.cli("CLUSTER SETSLOT", slot, "NODE", ids[first])
+
+
 def test_a_cluster_of_which_no_server_answers_is_broken(opened: Callable[..., Link]) -> None:
     for url in ("redis+cluster://u:secret@127.0.0.1:1", "redis+cluster://127.0.0.1:1,[::1]:1"):
         link = opened(url)
@@ -348,10 +399,7 @@ class ClusterOfErrors:
     def pipeline(self, *, transaction: bool) -> ClusterOfErrors:
         return self
 
-    def execute_command(self, *command: object) -> None:
-        pass
-
-    def execute(self, *, raise_on_error: bool) -> list[object]:
+    def send_cluster_commands(self, stack: Sequence[object], **settings: bool) -> list[object]:
         return list(self.replies)
 
     def close(self) -> None:
@@ -368,7 +416,7 @@ def test_where_one_server_of_a_cluster_is_not_reached_the_link_is_broken(
     monkeypatch.setattr(ClusterOfErrors, "replies", (b"OK", error))
     link = Target("redis+cluster", "redis://h/", (("h", 1),)).link(timeout=1.0)
     with pytest.raises(LinkBroken, match=f"^{type(error).__name__}$"):
-        link.exchange(PING)
+        link.exchange(PING * 2)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +438,7 @@ def test_an_error_is_known_by_its_code_with_a_class_or_without(
     monkeypatch.setattr("redis.cluster.RedisCluster", ClusterOfErrors)
     monkeypatch.setattr(ClusterOfErrors, "replies", (error, b"OK"))
     link = Target("redis+cluster", "redis://h/", (("h", 1),)).link(timeout=1.0)
-    assert link.exchange(PING) == [Refused(code), b"OK"]
+    assert link.exchange(PING * 2) == [Refused(code), b"OK"]
 
 
 def test_a_mistake_that_a_cluster_client_hands_over_is_no_answer(

@@ -156,6 +156,9 @@ class Member:
             # Where it was not asked again, what came is what it went on from.
             if isinstance(outcome, Answers) and is_asked:
                 return outcome, Effect()
+            if self._pending.get(client) is not pending:
+                # It ended while Redis was asked.
+                return None, Effect()
             pending.is_held = True
             effect = self._add(pending.request)
             if outcome is not None or not is_asked:

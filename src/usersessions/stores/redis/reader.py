@@ -307,13 +307,18 @@ class Reader:
     def _heal(self) -> None:
         if not self._leases.is_taken:
             return
-        self._learn()
+        last = None
+        try:
+            self._learn()
+            if not self._calls.in_one_place:
+                last = entry_id(text(self._answer(self._calls.last())))
+        except _Unanswered:
+            self._heal_at = time.monotonic() + _SELDOM
+            return
         later = [self._later.popleft() for _ in range(len(self._later))]
         ends, writes = self._member.due_ends(), self._member.due_writes()
         try:
-            last = None
             if not self._calls.in_one_place:
-                last = entry_id(text(self._ask([self._calls.last()])[0]))
                 writes = self._unrevoked(writes)
             calls = [self._member.registration(user, client, last) for user, client in writes]
             due = [
@@ -342,7 +347,8 @@ class Reader:
             self._heal_at = time.monotonic() + _SELDOM
 
     def _unrevoked(self, writes: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Where a script cannot see whether a token is revoked: without those whose token is."""
+        """Where a script cannot see whether a token is revoked: without those whose token is, or of
+        which that is not known."""
         tokens = {client: self._member.token_to_check(client) for _, client in writes}
         asked = [client for client, token_id in tokens.items() if token_id is not None]
         if not asked:
@@ -350,14 +356,28 @@ class Reader:
         calls = [call for client in asked for call in self._calls.is_revoked(tokens[client])]
         found = dict(zip(asked, self._ask(calls), strict=True))
         for user, client in writes:
-            if found.get(client) == 1:
+            reply = found.get(client, 0)
+            if isinstance(reply, Refused):
+                self._member.write_later(user, client)
+                self._heal_at = time.monotonic() + _SELDOM
+            elif reply:
                 self._act(self._member.written(user, client, Answers((b"revoked",))))
-        return [(user, client) for user, client in writes if found.get(client) != 1]
+        return [(user, client) for user, client in writes if found.get(client, 0) == 0]
 
     def _learn(self) -> None:
         asked, asked_at = self._member.questions(), time.monotonic()
         if asked:
-            reply = self._ask([self._calls.nodes(asked)])[0]
+            reply = self._answer(self._calls.nodes(asked))
             with self._node.lock:
                 held = {lease: left for lease, left, _ in nodes(reply)}
                 self._leases.know(asked, held, asked_at=asked_at)
+
+    def _answer(self, call: Call) -> object:
+        (reply,) = self._ask([call])
+        if isinstance(reply, Refused):
+            raise _Unanswered
+        return reply
+
+
+class _Unanswered(Exception):
+    """Redis answers, but not this."""

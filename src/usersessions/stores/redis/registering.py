@@ -45,9 +45,6 @@ class Registering(Asker):
         if isinstance(pending, Refused):
             return pending
         self._act.join()
-        if request.limit is not None and request.limit.policy == "evict_idle":
-            # What is idle is decided there, and this arrives before the question.
-            self._act.effect(Effect(calls=self._member.news(user)))
         verdict, details = yield from self._verdict(pending)
         if not verdict:
             return Allowed()
@@ -69,6 +66,12 @@ class Registering(Asker):
             self._act.effect(self._member.late(pending, outcome))
 
         until = time.monotonic() + PATIENCE_SECONDS
+        limit = pending.request.limit
+        if limit is not None and limit.policy == "evict_idle" and not self._act.is_broken():
+            # Which session is idle is decided there.
+            news = self._member.news(user)
+            if news:
+                yield from Ask(news, until)
         for _ in range(_ROUNDS):
             if self._act.is_broken():
                 break
