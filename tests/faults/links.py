@@ -70,10 +70,10 @@ class PlannedTarget(Target):
     plan: Plan = field(default_factory=Plan)
     made: list[Which] = field(default_factory=list)
 
-    def link(self, *, timeout: float) -> Link:
+    def link(self, *, timeout: float, scripts: Sequence[bytes] = ()) -> Link:
         which = WHICHES[len(self.made) % 2]
         self.made.append(which)
-        return _PlannedLink(Target.link(self, timeout=timeout), which, self.plan)
+        return _PlannedLink(Target.link(self, timeout=timeout, scripts=scripts), which, self.plan)
 
 
 class _PlannedLink:

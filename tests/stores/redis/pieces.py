@@ -70,9 +70,7 @@ class Pieces:
         expire_at: float | None = None,
     ) -> Register:
         """What is asked when a session is registered; `told` says how it was told to end."""
-        facts = Facts(
-            connected_at, expire_at=expire_at, token_id=token_id, issued_at=issued_at
-        )
+        facts = Facts(connected_at, expire_at=expire_at, token_id=token_id, issued_at=issued_at)
         record = prepare(ConnectRequest(client, "sse", name=app), Identity(user), facts)
         return Register(user, client, record, facts, self.tell(client), limit)
 
@@ -200,7 +198,7 @@ class StandInTarget(Target):
     url: str = ""
     only: StandInLink = field(default_factory=StandInLink)
 
-    def link(self, *, timeout: float) -> StandInLink:
+    def link(self, *, timeout: float, scripts: Sequence[bytes] = ()) -> StandInLink:
         return self.only
 
 

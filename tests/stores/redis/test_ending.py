@@ -184,7 +184,7 @@ def test_what_is_not_in_the_log_is_not_done_and_that_is_said(
     process: Answered, request_: StoreRequest, reply: object
 ) -> None:
     process.replies["post"] = reply
-    with pytest.raises(StoreUnavailable, match="Redis is not available: it|TimeoutError"):
+    with pytest.raises(StoreUnavailable, match=r"^Redis is not available: \w+"):
         process.run(request_)
     assert process.waits == {}
 

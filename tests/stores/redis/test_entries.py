@@ -1,4 +1,4 @@
-"""What stands in the log and in mailboxes: whatever is written is read, whatever else passed over."""
+"""What stands in the log and in mailboxes: what is written is read, all else passed over."""
 
 from __future__ import annotations
 
@@ -68,8 +68,7 @@ DISCONNECT = {
 
 @given(
     order=ORDERS,
-    answered=st.none()
-    | st.tuples(st.text(min_size=1, max_size=9), IDS, st.none() | TEXTS),
+    answered=st.none() | st.tuples(st.text(min_size=1, max_size=9), IDS, st.none() | TEXTS),
     revoked=TEXTS,
     spared=TEXTS,
 )

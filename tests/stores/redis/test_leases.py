@@ -55,6 +55,15 @@ def test_what_was_held_and_is_not_found_any_more_is_lost(leases: Leases) -> None
     assert leases.is_lost("0a") and not leases.is_held("0a")
 
 
+def test_after_a_break_it_is_not_known_any_more_who_is_held_but_still_who_is_lost(
+    leases: Leases,
+) -> None:
+    leases.know(["0a", "0b"], {"0a": 15.0}, asked_at=100.0)
+    leases.doubt()
+    assert leases.unknown(["0a", "0b", leases.own]) == ["0a"]
+    assert leases.is_lost("0b")
+
+
 def test_each_unknown_lease_is_asked_for_once(leases: Leases) -> None:
     assert leases.unknown(["0b", "0a", "0b"]) == ["0b", "0a"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -187,6 +187,24 @@ def test_a_broken_way_fails_who_asked_and_is_tried_again_by_itself(
     ]
 
 
+def test_that_the_way_broke_is_known_before_the_callers_know(
+    link: StandInLink, server: Broken
+) -> None:
+    order: list[str] = []
+    line = Line(link, broken=lambda: order.append("broken"), recovered=lambda: None)
+    server.is_broken = True
+    box = Box()
+
+    def done(outcome: Outcome) -> None:
+        order.append("done")
+        box(outcome)
+
+    line.submit([call("A")], done, until=time.monotonic() + SOON)
+    assert box.wait() == Failed("TimeoutError")
+    assert order[:2] == ["broken", "done"]
+    line.close(until=time.monotonic() + CLOSE_SECONDS)
+
+
 def test_a_broken_way_is_tried_ever_more_seldom(
     line: Line, link: StandInLink, server: Broken
 ) -> None:
@@ -266,9 +284,7 @@ def test_what_was_submitted_is_done_before_the_line_is_closed(
     assert link.closed == 1 and not is_running()
 
 
-def test_a_line_that_is_closed_begins_anew_with_the_next_job(
-    line: Line, link: StandInLink
-) -> None:
+def test_a_line_that_is_closed_begins_anew_with_the_next_job(line: Line, link: StandInLink) -> None:
     for number in (1, 2):
         assert submit(line, call("A")).wait() == Answers((b"A",))
         line.close(until=time.monotonic() + CLOSE_SECONDS)
@@ -308,7 +324,7 @@ class Forgetful:
         self.sent: list[list[Command]] = []
         self._replies = replies
 
-    def exchange(self, commands: list[Command]) -> list[object]:
+    def exchange(self, commands: Sequence[Command]) -> list[object]:
         self.sent.append(list(commands))
         return [self._replies(command) for command in commands]
 

@@ -12,6 +12,7 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import exceptions
 
 from tests.redis_groups import RedisCluster, RedisSentinel
 from tests.redis_servers import NoTLS, RedisServer
@@ -57,7 +58,9 @@ def test_what_redis_py_reads_itself_is_left_to_it(url: str) -> None:
 
 
 def test_sentinels_have_a_port_of_their_own_and_name_a_service_and_a_database() -> None:
-    target = parse_url("redis+sentinel://u:p@10.0.0.1,10.0.0.2:26380,[::1]/mymaster/3?client_name=x")
+    target = parse_url(
+        "redis+sentinel://u:p@10.0.0.1,10.0.0.2:26380,[::1]/mymaster/3?client_name=x"
+    )
     assert target.hosts == (("10.0.0.1", 26379), ("10.0.0.2", 26380), ("[::1]", 26379))
     assert (target.kind, target.service) == ("redis+sentinel", "mymaster")
     assert target.url == "redis://u:p@10.0.0.1:26379/3?client_name=x"
@@ -137,7 +140,13 @@ def test_many_commands_are_answered_in_order_and_errors_are_answers(
 ) -> None:
     link = opened(redis_server.url)
     commands = [("SET", "k", b"\xff"), ("GET", "k"), ("LPUSH", "k", 1), ("GET", "k"), ("NONE",)]
-    assert link.exchange(commands) == [b"OK", b"\xff", Refused("WRONGTYPE"), b"\xff", Refused("ERR")]
+    assert link.exchange(commands) == [
+        b"OK",
+        b"\xff",
+        Refused("WRONGTYPE"),
+        b"\xff",
+        Refused("ERR"),
+    ]
     assert link.exchange(PING) == [b"PONG"]
     assert link.exchange([]) == []
 
@@ -423,9 +432,9 @@ def test_where_one_server_of_a_cluster_is_not_reached_the_link_is_broken(
     ("error", "code"),
     [
         (redis.ResponseError("WRONGTYPE Operation against a key"), "WRONGTYPE"),
-        (redis.exceptions.ReadOnlyError("You can't write"), "READONLY"),
-        (redis.exceptions.OutOfMemoryError("command not allowed"), "OOM"),
-        (redis.exceptions.NoPermissionError("this user has no permissions"), "NOPERM"),
+        (exceptions.ReadOnlyError("You can't write"), "READONLY"),
+        (exceptions.OutOfMemoryError("command not allowed"), "OOM"),
+        (exceptions.NoPermissionError("this user has no permissions"), "NOPERM"),
         (redis.ResponseError("Error running script: -MISCONF Redis is configured"), "MISCONF"),
         (redis.ResponseError("NOREPLICAS Not enough good replicas"), "NOREPLICAS"),
         (redis.ResponseError("unknown command"), "ERR"),

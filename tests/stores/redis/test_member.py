@@ -33,7 +33,9 @@ def registration(pieces: Pieces, client: str, user: str = "42") -> dict[str, obj
     """What the call that writes a session says, by the names that the script gives it."""
     call = pieces.member.registration(user, client, None)
     assert call is not None and call.name == "register"
-    names = "client record lease mine new age seen last kept issued most policy begin held lost told"
+    names = (
+        "client record lease mine new age seen last kept issued most policy begin held lost told"
+    )
     return dict(zip(names.split(), call.arguments, strict=True))
 
 
@@ -186,6 +188,19 @@ def test_a_session_whose_client_id_another_process_holds_is_told_to_come_back(
     pending = provisional(pieces, "c1")
     pieces.follow(pieces.member.late(pending, says(b"taken", b"0b")))
     assert [(client, one.code) for client, one in pieces.told] == [("c1", 3011)]
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(b"ended", 3000), (b"something newer", 3011)])
+def test_a_session_that_redis_will_not_have_again_is_told_so(
+    pieces: Pieces, verdict: bytes, code: int
+) -> None:
+    pieces.let_in("c1")
+    pieces.member.write_later("42", "c1")
+    assert due(pieces) == ["c1"]
+    registration(pieces, "c1")
+    pieces.follow(pieces.member.written("42", "c1", says(verdict)))
+    assert [(client, one.code) for client, one in pieces.told] == [("c1", code)]
+    assert due(pieces) == []
 
 
 def test_those_that_make_room_late_are_ended_by_the_log(pieces: Pieces) -> None:
@@ -393,9 +408,7 @@ def test_who_waits_for_the_end_of_one_that_redis_never_heard_of_is_told_at_once(
 ) -> None:
     pending = pieces.begin("c1")
     pieces.member.hold(pending, is_asked=False)
-    pieces.follow(
-        pieces.orders.read((6, 0), Entry(EvictClients("42", ("c1",)), "7f", "0b"))
-    )
+    pieces.follow(pieces.orders.read((6, 0), Entry(EvictClients("42", ("c1",)), "7f", "0b")))
     held, calls = pieces.member.end("42", "c1")
     assert (held, [call.name for call in calls]) == (True, ["mail"])
 

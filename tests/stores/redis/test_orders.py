@@ -195,13 +195,12 @@ def test_what_it_is_younger_than_does_not_catch_up_with_it(pieces: Pieces) -> No
 def test_catching_up_concerns_that_session_alone(pieces: Pieces) -> None:
     pieces.let_in("c1", token_id="t1", issued_at=1.0)
     pending = pieces.begin("c2", token_id="t1", issued_at=1.0)
-    for number, order in enumerate(
-        (
-            RefreshUser("42", None, 2e9),
-            EvictClients("42", ("c2",)),
-            RevokeToken("t1", None, timeout=0),
-        )
-    ):
+    orders: list[Order] = [
+        RefreshUser("42", None, 2e9),
+        EvictClients("42", ("c2",)),
+        RevokeToken("t1", None, timeout=0),
+    ]
+    for number, order in enumerate(orders):
         read(pieces, 4 + number, order, command="7f", mail="0b", leases=None)
     assert told(pieces) == {"c1": 3500}
     pieces.told.clear()

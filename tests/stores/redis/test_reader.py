@@ -16,7 +16,7 @@ from tests.stores.redis.pieces import Clock, Pieces, Sent, StandInLink, StandInT
 from usersessions.stores.base import BlockUser
 from usersessions.stores.redis import reader as reader_module
 from usersessions.stores.redis.entries import Entry, EvictClients, Mail
-from usersessions.stores.redis.line import Call, Failed
+from usersessions.stores.redis.line import Answers, Call, Failed
 from usersessions.stores.redis.link import LinkBroken, Refused
 from usersessions.stores.redis.reader import Reader
 from usersessions.stores.redis.waits import Wait
@@ -77,8 +77,9 @@ class PlayedRedis:
 class Process(Pieces):
     """A process whose reader is the only thing that runs."""
 
-    def __init__(self, redis: PlayedRedis, *, in_one_place: bool = True) -> None:
+    def __init__(self, redis: PlayedRedis, now: Clock, *, in_one_place: bool = True) -> None:
         super().__init__(in_one_place=in_one_place)
+        self.now = now
         self.redis = redis
         self.waits: dict[str, Wait] = {}
         self.made: list[Call] = []
@@ -109,7 +110,7 @@ class Process(Pieces):
         until(lambda: self.redis.times("XREAD") >= read + 3, what="another round")
 
     def stop(self) -> None:
-        self.reader.stop(until=reader_module.time.monotonic() + SOON)
+        self.reader.stop(until=self.now() + SOON)
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def redis() -> PlayedRedis:
 
 @pytest.fixture
 def process(redis: PlayedRedis, now: Clock) -> Iterator[Process]:
-    process = Process(redis)
+    process = Process(redis, now)
     yield process
     redis.link.go_on()
     process.stop()
@@ -135,7 +136,7 @@ def process(redis: PlayedRedis, now: Clock) -> Iterator[Process]:
 
 @pytest.fixture
 def clustered(redis: PlayedRedis, now: Clock) -> Iterator[Process]:
-    process = Process(redis, in_one_place=False)
+    process = Process(redis, now, in_one_place=False)
     yield process
     process.stop()
 
@@ -483,7 +484,7 @@ def test_who_has_to_be_known_to_be_alive_is_asked_for_before_it_is_written(
     pending = process.begin("c1")
     process.member.registration("42", "c1", None)
     process.member.hold(pending)
-    process.member.late(pending, reader_module.Answers(([b"unsure", b"0a", b"0b"],)))
+    process.member.late(pending, Answers(([b"unsure", b"0a", b"0b"],)))
     redis.replies["nodes"] = [b"0b", 9000, b"{}"]
     process.start()
     until(lambda: redis.times("register") == 1, what="c1 to be written")
@@ -497,7 +498,7 @@ def test_where_redis_will_not_say_who_is_alive_nobody_is_taken_for_dead(
     pending = process.begin("c1")
     process.member.registration("42", "c1", None)
     process.member.hold(pending)
-    process.member.late(pending, reader_module.Answers(([b"unsure", b"0a"],)))
+    process.member.late(pending, Answers(([b"unsure", b"0a"],)))
     redis.replies["nodes"] = Refused("BUSY")
     process.start()
     until(lambda: redis.times("nodes") == 1, what="the question")
@@ -575,5 +576,3 @@ def test_who_called_it_while_it_was_busy_calls_once(process: Process) -> None:
     process.reader.is_called = True
     process.start()
     until(lambda: not process.reader.is_called, what="a look at what there is to do")
-
-

@@ -79,10 +79,17 @@ def test_those_that_have_to_make_room_are_ended_by_the_log(process: Answered) ->
 
 def test_what_is_idle_is_told_before_it_is_decided(process: Answered) -> None:
     process.let_in("c0")
-    process.member.touch("42", "c0")
-    limit = SessionLimit(1, policy="evict_idle")
+    limit = SessionLimit(2, policy="evict_idle")
     process.run(process.request("c1", limit=limit))
-    assert [call.name for call in process.made] == ["seen"]
+    assert "seen" not in process.names
+    process.member.touch("42", "c0")
+    process.replies["seen"] = FAILED
+    process.run(process.request("c2", limit=limit))
+    assert process.names[-2:] == ["seen", "register"]
+    process.member.touch("42", "c0")
+    process.is_broken = True
+    process.run(process.request("c3", limit=limit))
+    assert process.names[-2:] == ["seen", "register"]
 
 
 def test_over_a_broken_way_a_session_is_held_and_written_later(process: Answered) -> None:
@@ -174,9 +181,7 @@ def test_what_stays_unsure_is_decided_on_later(process: Answered) -> None:
 
 
 @pytest.mark.parametrize("when", ["renew", "register"])
-def test_a_session_that_ends_while_redis_is_asked_is_not_held(
-    process: Answered, when: str
-) -> None:
+def test_a_session_that_ends_while_redis_is_asked_is_not_held(process: Answered, when: str) -> None:
     def end(call: Call) -> object:
         process.member.end("42", "c1")
         return [b"ok", b"5-0"]

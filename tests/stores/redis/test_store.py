@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -35,8 +35,10 @@ from usersessions.stores.base import (
     Refused,
     StoreRequest,
 )
+from usersessions.stores.redis.engine import Engine
 from usersessions.stores.redis.link import Command, Link, LinkBroken
 from usersessions.stores.redis.link import Refused as LinkRefused
+from usersessions.stores.redis.scripts import script
 
 SOON = 5.0
 LEASE = 1.2
@@ -100,15 +102,15 @@ def threads() -> list[str]:
         ({"prefix": ""}, "prefix must be"),
     ],
 )
-def test_a_setting_outside_of_its_bounds_is_refused(
-    settings: dict[str, Any], problem: str
-) -> None:
+def test_a_setting_outside_of_its_bounds_is_refused(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=f"^{problem}"):
         RedisStore(NOWHERE, **settings)
 
 
-@pytest.mark.parametrize("settings", [{"lease": 0.5, "timeout": 0.05}, {"lease": 3600, "timeout": 60}])
-def test_the_bounds_themselves_are_good(settings: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"lease": 0.5, "timeout": 0.05}, {"lease": 3600, "timeout": 60}]
+)
+def test_the_bounds_themselves_are_good(settings: dict[str, Any]) -> None:
     assert RedisStore(NOWHERE, **settings).node.registry.counts() == (0, 0)
 
 
@@ -161,7 +163,9 @@ def test_two_stores_see_each_other(make: Callable[..., RedisStore]) -> None:
     until(lambda: len(nodes(one)) == 2, what="the other node")
     assert nodes(one) == {one.node.id, other.node.id}
     block = BlockUser("42", None, timeout=SOON)
-    ended = threading.Thread(target=lambda: until(lambda: told, what="a disconnect") and one.end("42", "c1"))
+    ended = threading.Thread(
+        target=lambda: until(lambda: told, what="a disconnect") and one.end("42", "c1")
+    )
     ended.start()
     assert other.answer(block) == Closed(("c1",))
     ended.join()
@@ -287,16 +291,22 @@ def test_a_store_that_is_let_go_of_is_not_kept_for_the_end(redis_server: RedisSe
     act(*given)
 
 
-def test_many_threads_may_use_a_new_store_at_once(make: Callable[..., RedisStore]) -> None:
+def test_many_threads_may_use_a_new_store_at_once(
+    make: Callable[..., RedisStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = make()
     together = threading.Barrier(8)
     seen: list[set[str]] = []
 
-    def use() -> None:
+    def begin(*given: Any, **settings: Any) -> Engine:
         together.wait(SOON)
-        seen.append(records(store))
+        return Engine(*given, **settings)
 
-    users = [threading.Thread(target=use, name=f"user-{number}") for number in range(8)]
+    monkeypatch.setattr("usersessions.stores.redis.store.Engine", begin)
+    users = [
+        threading.Thread(target=lambda: seen.append(records(store)), name=f"user-{number}")
+        for number in range(8)
+    ]
     for thread in users:
         thread.start()
     for thread in users:
@@ -335,7 +345,8 @@ def test_a_forked_child_is_another_node_with_threads_and_connections_of_its_own(
 class Faulty:
     """A link that fails as a test says, on the way to a real Redis.
 
-    `fails` is asked of each command; what it gives is raised, or the reply instead.
+    `fails` is asked of each command: what it gives is raised, or is the reply to a command that is
+    not sent; None has it sent.
     """
 
     fails: Callable[[Command], object] = staticmethod(lambda command: None)
@@ -343,15 +354,16 @@ class Faulty:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def exchange(self, commands: list[Command]) -> list[object]:
+    def exchange(self, commands: Sequence[Command]) -> list[object]:
         replies: list[object] = []
         for command in commands:
             found = Faulty.fails(command)
             if isinstance(found, Exception):
                 raise found
             replies.append(found)
-        real = self._link.exchange(commands)
-        return [one if found is None else found for one, found in zip(real, replies, strict=True)]
+        pairs = zip(commands, replies, strict=True)
+        real = iter(self._link.exchange([one for one, reply in pairs if reply is None]))
+        return [next(real) if reply is None else reply for reply in replies]
 
     def identity(self) -> bytes:
         return self._link.identity()
@@ -374,8 +386,10 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> type[Faulty]:
 
 
 def carries(command: Command, *words: str) -> bool:
-    """Whether a command has these words in it."""
-    text = [part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in command]
+    """Whether a command has these words in it; no letter of theirs should be one of a digest's."""
+    text = [
+        part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in command
+    ]
     return all(any(word in part for part in text) for word in words)
 
 
@@ -386,18 +400,18 @@ def fail_times(number: int, what: object, *words: str) -> Callable[[Command], ob
     def fails(command: Command) -> object:
         return left.pop() if left and carries(command, *words) else None
 
-    return staticmethod(fails)  # type: ignore[return-value]  # as a class attribute
+    return staticmethod(fails)
 
 
 def test_an_end_that_did_not_reach_redis_is_told_again_at_once(
     make: Callable[..., RedisStore], faulty: type[Faulty]
 ) -> None:
     store, other = make(lease=60.0), make()
-    register(store, "c1", [])
-    faulty.fails = fail_times(1, LinkRefused("READONLY"), "c1", "t:{u:42}:end:c1")
-    store.end("42", "c1")
+    register(store, "s1", [])
+    faulty.fails = fail_times(1, LinkRefused("READONLY"), "s1", "t:{u:42}:end:s1")
+    store.end("42", "s1")
     began = time.monotonic()
-    until(lambda: records(other) == set(), what="c1 to be gone")
+    until(lambda: records(other) == set(), what="s1 to be gone")
     assert time.monotonic() - began < SOON
 
 
@@ -406,10 +420,10 @@ def test_what_others_wait_for_is_sent_again_if_it_fails(
     make: Callable[..., RedisStore], faulty: type[Faulty], what: object
 ) -> None:
     store, other = make(lease=60.0), make(lease=60.0)
-    register(store, "c1", [])
+    register(store, "s1", [])
     faulty.fails = fail_times(1, what, '"told"')
     assert other.answer(DisconnectUser("42", Disconnect(4001), timeout=1.0)) == Closed(
-        unconfirmed=("c1",)
+        unconfirmed=("s1",)
     )
 
 
@@ -419,13 +433,13 @@ def test_a_record_that_could_not_be_changed_is_written_again_as_it_is_then(
     from usersessions.stores.base import Reached, RefreshUser
 
     store, other = make(lease=60.0), make()
-    register(store, "c1", [])
-    faulty.fails = fail_times(1, LinkRefused("OOM"), "c1", "1999999999")
-    assert other.answer(RefreshUser("42", None, 1999999999)) == Reached(("c1",))
+    register(store, "s1", [])
+    faulty.fails = fail_times(1, LinkRefused("OOM"), "s1", "1999999999")
+    assert other.answer(RefreshUser("42", None, 1999999999)) == Reached(("s1",))
 
     def refreshed() -> bool:
         entries = other.answer(LIST)
-        return isinstance(entries, Entries) and b"1999999999" in entries.records["c1"]
+        return isinstance(entries, Entries) and b"1999999999" in entries.records["s1"]
 
     until(refreshed, what="the other record")
 
@@ -434,9 +448,98 @@ def test_sessions_that_did_not_wait_are_written_as_soon_as_redis_answers(
     make: Callable[..., RedisStore], faulty: type[Faulty]
 ) -> None:
     store, other = make(lease=60.0), make()
-    register(store, "c0", [])
+    register(store, "s0", [])
     until(lambda: nodes(other), what="the lease")
-    faulty.fails = fail_times(2, LinkBroken("TimeoutError"), "c1")
-    assert register(store, "c1", []) == Allowed()
-    assert register(store, "c2", []) == Allowed()
-    until(lambda: records(other) == {"c0", "c1", "c2"}, what="all to be written")
+    faulty.fails = fail_times(2, LinkBroken("TimeoutError"), "s1")
+    assert register(store, "s1", []) == Allowed()
+    assert register(store, "s2", []) == Allowed()
+    until(lambda: records(other) == {"s0", "s1", "s2"}, what="all to be written")
+
+
+def test_a_session_that_redis_refused_to_write_is_seen_to_at_once(
+    make: Callable[..., RedisStore], faulty: type[Faulty]
+) -> None:
+    store, other = make(lease=60.0), make()
+    register(store, "s0", [])
+    until(lambda: nodes(other), what="the lease")
+    # The call to look at it fails as well, and is made once more.
+    faulty.fails = fail_times(2, LinkRefused("OOM"), "s1")
+    assert register(store, "s1", []) == Allowed()
+    until(lambda: records(other) == {"s0", "s1"}, what="s1 to be written")
+
+
+LOOK = '{"command":""'
+REGISTER, SWEEP = script("register").digest, script("sweep").digest
+
+
+def test_a_call_to_look_that_fails_is_made_with_the_next_reason(
+    make: Callable[..., RedisStore], faulty: type[Faulty]
+) -> None:
+    store, other = make(lease=60.0), make()
+    register(store, "s0", [])
+    until(lambda: nodes(other), what="the lease")
+    looks: list[Command] = []
+
+    def fails(command: Command) -> object:
+        if carries(command, LOOK):
+            looks.append(command)
+            return LinkRefused("OOM") if len(looks) == 1 else None
+        return LinkRefused("OOM") if carries(command, "s1") and len(looks) < 2 else None
+
+    faulty.fails = staticmethod(fails)
+    assert register(store, "s1", []) == Allowed()
+    until(lambda: looks, what="a call to look")
+
+    def is_called_again() -> bool:
+        register(store, f"x{time.monotonic_ns()}", [])
+        return len(looks) > 1
+
+    until(is_called_again, what="another call to look")
+    until(lambda: "s1" in records(other), what="s1 to be written")
+
+
+def test_the_reader_is_called_once_however_many_wait_for_it(
+    make: Callable[..., RedisStore], faulty: type[Faulty]
+) -> None:
+    store, other = make(lease=60.0), make()
+    register(store, "s0", [])
+    until(lambda: nodes(other), what="the lease")
+    looks: list[Command] = []
+
+    def fails(command: Command) -> object:
+        if carries(command, LOOK):
+            looks.append(command)
+            # It is on its way, and has not arrived.
+            return b"1-0"
+        return LinkRefused("OOM") if carries(command, REGISTER) else None
+
+    faulty.fails = staticmethod(fails)
+    for client in ("s1", "s2", "s3"):
+        assert register(store, client, []) == Allowed()
+    until(lambda: looks, what="a call to look")
+    assert records(store) == {"s0", "s1", "s2", "s3"}
+    assert len(looks) == 1
+    faulty.fails = staticmethod(lambda command: None)
+
+
+def test_what_is_only_tidy_is_not_made_again(
+    make: Callable[..., RedisStore], faulty: type[Faulty], redis_server: RedisServer
+) -> None:
+    store, other = make(), make()
+    register(other, "s1", [])
+    until(lambda: nodes(store), what="the lease")
+    other.close(timeout=SOON)
+    register(store, "s0", [])
+    tried: list[Command] = []
+
+    def fails(command: Command) -> object:
+        if carries(command, SWEEP):
+            tried.append(command)
+            return LinkRefused("OOM")
+        return None
+
+    faulty.fails = staticmethod(fails)
+    assert records(store) == {"s0"}
+    until(lambda: tried, what="the sweep")
+    assert records(store) == {"s0"}
+    until(lambda: len(tried) == 2, what="the sweep of the next list")

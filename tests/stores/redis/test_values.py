@@ -47,7 +47,7 @@ def test_whatever_is_written_is_read(
     line = f"1{'+' if is_open else '-'} {lease} 5-0 {at} {seen}\n"
     held = read(line.encode() + sealed(record), client.encode())
     assert held == Held(client, is_open, lease, at, seen / 1e6 if seen else None, record)
-    assert facts_of(held.record) == facts
+    assert held is not None and facts_of(held.record) == facts
 
 
 def test_sessions_are_given_oldest_first() -> None:

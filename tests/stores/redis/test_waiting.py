@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -159,19 +160,35 @@ async def test_a_task_refuses_what_is_no_request_of_this_store() -> None:
         await ask_awaited(line(), Request())
 
 
-def test_what_comes_after_the_loop_was_closed_is_nobodys() -> None:
-    one, wait = line(), Wait(["0a"], for_ends=False)
+def test_what_comes_after_the_loop_was_closed_is_nobodys_and_keeps_no_loop() -> None:
+    one, waits = line(), [Wait(["0a"], for_ends=False)]
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
 
     async def leave() -> None:
-        assert await ask_awaited(one, Ask(CALLS, soon(0.01))) == Late()
-        assert await ask_awaited(one, Pause(wait, soon(0.01))) == Paused()
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        for _ in range(3):
+            assert await ask_awaited(one, Ask(CALLS, soon(0.01))) == Late()
+        assert await ask_awaited(one, Pause(waits[0], soon(0.01))) == Paused()
+        # It is on its way when the loop is closed.
+        one.waiting[0](ANSWERED)
 
     asyncio.run(leave())
-    one.waiting[0](ANSWERED)
-    wait.note(Mail("7f", ("0a",), told=()))
-    # Not even the loop is kept for it.
+    while one.waiting:
+        one.waiting.pop()(ANSWERED)
+    waits.pop().note(Mail("7f", ("0a",), told=()))
     gc.collect()
+    assert [loop() for loop in loops] == [None]
+
+
+@pytest.mark.anyio
+async def test_what_comes_for_a_task_that_is_gone_is_passed_over() -> None:
+    one = line()
+    for _ in range(2):
+        assert await ask_awaited(one, Ask(CALLS, soon(0))) == Late()
     one.waiting[0](ANSWERED)
+    one.waiting.clear()
+    gc.collect()
+    assert await ask_awaited(line(now=ANSWERED), Ask(CALLS, soon())) == ANSWERED
 
 
 def test_each_loop_is_brought_its_own() -> None:

@@ -28,7 +28,10 @@ from .line import Call
 from .replies import nodes
 from .waits import Wait
 
-__all__ = ["Ending"]
+__all__ = ["ANSWER_SECONDS", "Ending"]
+
+ANSWER_SECONDS = 0.2
+"""How long processes have to answer that they did as told, where nobody waits for sessions."""
 
 
 class Ending(Asker):
@@ -59,7 +62,6 @@ class Ending(Asker):
         wait = Wait(
             {one.lease for one in held},
             {client: holders[client] for client in choice.clients},
-            for_ends=True,
         )
         yield from self._give(
             order,
@@ -80,7 +82,7 @@ class Ending(Asker):
     def revoke(self, request: RevokeToken, until: float) -> Flow[Closed]:
         calls = [self._calls.revoke(request.token_id, request.until), self._calls.nodes()]
         values = (yield from self._ask(calls, until)).values
-        wait = Wait([lease for lease, _, _ in nodes(values[1])], for_ends=True)
+        wait = Wait([lease for lease, _, _ in nodes(values[1])])
         end = time.monotonic() + request.timeout
         yield from self._give(request, wait, until, end, leases=None)
         return Closed(wait.closed, wait.unconfirmed, partial=wait.is_partial)
@@ -88,8 +90,8 @@ class Ending(Asker):
     def refresh(self, request: RefreshUser, until: float) -> Flow[Reached]:
         held, _ = yield from self._sessions(request.user, until)
         leases = tuple({one.lease for one in held})
-        wait = Wait(leases, for_ends=False)
-        yield from self._give(request, wait, until, until, leases=leases)
+        wait = Wait(leases)
+        yield from self._give(request, wait, until, None, leases=leases)
         order = {one.client: place for place, one in enumerate(held)}
         return Reached(tuple(sorted(wait.told, key=lambda client: order.get(client, len(order)))))
 
@@ -98,19 +100,29 @@ class Ending(Asker):
         order: Order,
         wait: Wait,
         until: float,
-        end: float,
+        end: float | None,
         *,
         leases: tuple[str, ...] | None,
         revoked: tuple[str, ...] = (),
         spared: tuple[str, ...] = (),
     ) -> Flow[None]:
-        """Add an order to the log by `until`, and wait for answers until the end."""
+        """Add an order to the log by `until`, and wait until it was carried out.
+
+        That is until all have answered; where there is an `end`, sessions are waited for until
+        then, but answers for `ANSWER_SECONDS` at least: so whoever waits for no session still
+        knows which there were.
+        """
         self._act.listen()
         command = secrets.token_hex(8)
         self._waits[command] = wait
         try:
             entry = Entry(order, command, self._mailbox, leases, revoked, spared)
             yield from self._ask([self._calls.post(entry)], until)
-            yield from Pause(wait, end)
+            if end is None:
+                yield from Pause(wait, until)
+            else:
+                yield from Pause(wait, max(end, time.monotonic() + ANSWER_SECONDS))
+                wait.for_ends()
+                yield from Pause(wait, end)
         finally:
             self._waits.pop(command, None)

@@ -24,6 +24,7 @@ from .member import Member
 from .orders import Effect
 from .protocol import Protocol
 from .reader import Reader
+from .scripts import sources
 from .teller import Teller
 from .waits import Wait
 
@@ -51,7 +52,8 @@ class Engine:
         waits: dict[str, Wait] = {}
         self._node = node
         self._leases = leases
-        self.line = Line(target.link(timeout=timeout), broken=self._doubt, recovered=self._wake)
+        link = target.link(timeout=timeout, scripts=sources())
+        self.line = Line(link, broken=self._doubt, recovered=self._wake)
         self._teller = Teller()
         self._reader = Reader(
             node,

@@ -73,12 +73,13 @@ class Target:
         """Whether keys are spread over several servers."""
         return self.kind == "redis+cluster"
 
-    def link(self, *, timeout: float) -> Link:
+    def link(self, *, timeout: float, scripts: Sequence[bytes] = ()) -> Link:
         """A link that waits at most `timeout` seconds for each reply.
 
-        Nothing is connected before it is used.
+        Nothing is connected before it is used; each connection begins with loading the scripts.
         """
-        return _ClusterLink(self, timeout) if self.is_cluster else _PoolLink(self, timeout)
+        kind = _ClusterLink if self.is_cluster else _PoolLink
+        return kind(self, timeout, scripts)
 
 
 def parse_url(url: str) -> Target:
@@ -176,10 +177,11 @@ def _refused(error: Exception) -> Refused:
 class _PoolLink:
     """One server, or the one that Sentinel says is the master."""
 
-    def __init__(self, target: Target, timeout: float) -> None:
+    def __init__(self, target: Target, timeout: float, scripts: Sequence[bytes]) -> None:
         import redis
 
         self._redis = redis
+        self._loads: list[Command] = [("SCRIPT", "LOAD", source) for source in scripts]
         settings = _settings(timeout)
         self._pool: Any
         if target.kind == "redis+sentinel":
@@ -200,10 +202,14 @@ class _PoolLink:
         replies: list[object] = []
         connection = self._connection
         try:
+            sent = commands
             if connection is None:
                 connection = self._connection = self._pool.get_connection()
-            connection.send_packed_command(connection.pack_commands(commands))
-            for _ in commands:
+                # With what is asked, at no round trip. One that is refused is no matter: whoever
+                # needs a script that is not known sends it in full.
+                sent = [*self._loads, *commands]
+            connection.send_packed_command(connection.pack_commands(sent))
+            for _ in sent:
                 try:
                     replies.append(connection.read_response())
                 except redis.ResponseError as error:
@@ -219,7 +225,7 @@ class _PoolLink:
         if any(isinstance(one, Refused) and one.code == "READONLY" for one in replies):
             # It is no master any more; who is, is found out by connecting anew.
             self.close()
-        return replies
+        return replies[len(sent) - len(commands) :]
 
     def identity(self) -> bytes:
         found = self.exchange([("INFO", "server"), ("INFO", "replication")])
@@ -235,12 +241,14 @@ class _PoolLink:
 class _ClusterLink:
     """All servers of a cluster."""
 
-    def __init__(self, target: Target, timeout: float) -> None:
+    def __init__(self, target: Target, timeout: float, scripts: Sequence[bytes]) -> None:
         import redis
+        from redis import exceptions
 
-        self._redis = redis
+        self._redis, self._errors = redis, exceptions
         self._target = target
         self._timeout = timeout
+        self._scripts = scripts
         self._client: Any = None
 
     def exchange(self, commands: Sequence[Command]) -> list[object]:
@@ -290,19 +298,21 @@ class _ClusterLink:
                     startup_nodes=[node(*host) for host in self._target.hosts],
                     **{**options, **_settings(self._timeout)},
                 )
+                for source in self._scripts:
+                    client.script_load(source)
             return act(client)
         except BaseException as error:
             was_closed = client is not None and self._client is not client
             self.close()
             # Not every error of a cluster is a RedisError.
-            broken = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+            broken = (redis.RedisError, self._errors.RedisClusterException, OSError)
             if was_closed or isinstance(error, broken):
                 raise LinkBroken(type(error).__name__) from None
             raise
 
-    def _reply(self, client: Any, command: Command, reply: object) -> object:
+    def _reply(self, client: Any, command: Command, reply: Any) -> object:
         redis = self._redis
-        if isinstance(reply, (redis.exceptions.AskError, redis.exceptions.TryAgainError)):
+        if isinstance(reply, (self._errors.AskError, self._errors.TryAgainError)):
             # Another server has the key by now, which this finds out.
             try:
                 reply = client.execute_command(*command)

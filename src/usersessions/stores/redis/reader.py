@@ -32,6 +32,7 @@ from .member import Member
 from .orders import Effect
 from .replies import nodes, streams, text
 from .replies import verdict as read_verdict
+from .scripts import sources
 from .waits import Wait
 
 __all__ = ["Reader"]
@@ -90,7 +91,7 @@ class Reader:
         self._lease = lease
         # A reply that takes longer than this endangers the lease.
         self._timeout = min(timeout, lease / 3)
-        self._link = target.link(timeout=lease / 3 + self._timeout)
+        self._link = target.link(timeout=lease / 3 + self._timeout, scripts=sources())
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
@@ -135,9 +136,10 @@ class Reader:
             thread = self._thread
         if thread is not None:
             self._stopped.set()
-            # It waits for news that nobody needs any more.
-            self._link.close()
-            thread.join(max(0.0, until - time.monotonic()))
+            while thread.is_alive() and (left := until - time.monotonic()) > 0:
+                # It waits for news that nobody needs any more, perhaps over a new connection.
+                self._link.close()
+                thread.join(min(left, _OFTEN))
 
     def doubt(self) -> bool:
         """Whether Redis may know less than there is: it has lost data that others may not have

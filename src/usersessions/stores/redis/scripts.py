@@ -7,7 +7,7 @@ from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 
-__all__ = ["Script", "script"]
+__all__ = ["Script", "script", "sources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,17 @@ class Script:
     name: str
     source: bytes = field(repr=False)
     digest: str = field(repr=False)
+
+
+def sources() -> list[bytes]:
+    """The sources of all scripts.
+
+    >>> len(sources()) > 10
+    True
+    """
+    folder = files(__package__) / "lua"
+    names = sorted(one.name.removesuffix(".lua") for one in folder.iterdir())
+    return [script(name).source for name in names if name != "shared"]
 
 
 @cache

@@ -91,28 +91,28 @@ def _threadsafe(loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> Non
 class _PostOffice:
     """Brings outcomes to an event loop: all that arrive together cost it one wake-up."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)
-        self._arrived: deque[tuple[asyncio.Future[Reply], Outcome]] = deque()
+    def __init__(self) -> None:
+        # Not kept alive: with a future would be its loop, though that may be closed long since.
+        self._arrived: deque[tuple[weakref.ref[asyncio.Future[Reply]], Outcome]] = deque()
         self._is_called = False
         self._lock = threading.Lock()
 
     def __call__(self, future: asyncio.Future[Reply], outcome: Outcome) -> None:
         with self._lock:
-            self._arrived.append((future, outcome))
+            self._arrived.append((weakref.ref(future), outcome))
             if self._is_called:
                 return
             self._is_called = True
-        loop = self._loop()
-        if loop is not None:
-            _threadsafe(loop, self._deliver)
+        _threadsafe(future.get_loop(), self._deliver)
 
     def _deliver(self) -> None:
         with self._lock:
             arrived, self._arrived = self._arrived, deque()
             self._is_called = False
-        for future, outcome in arrived:
-            _settle(future, outcome)
+        for reference, outcome in arrived:
+            future = reference()
+            if future is not None:
+                _settle(future, outcome)
 
 
 _post_offices: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _PostOffice] = (
@@ -123,5 +123,5 @@ _post_offices: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _PostOffice]
 def _post_office(loop: asyncio.AbstractEventLoop) -> _PostOffice:
     found = _post_offices.get(loop)
     if found is None:
-        found = _post_offices[loop] = _PostOffice(loop)
+        found = _post_offices[loop] = _PostOffice()
     return found

@@ -35,7 +35,7 @@ class Wait:
         leases: Iterable[str] = (),
         clients: Mapping[str, str] | None = None,
         *,
-        for_ends: bool,
+        for_ends: bool = False,
     ) -> None:
         self._missing = set(leases)
         self._gone: dict[str, bool] = dict.fromkeys(clients or {}, False)
@@ -69,6 +69,11 @@ class Wait:
             is_complete = self._is_complete()
         if is_complete:
             complete()
+
+    def for_ends(self) -> None:
+        """From now on, wait also until the sessions are gone."""
+        with self._lock:
+            self._for_ends = True
 
     @property
     def is_complete(self) -> bool:
