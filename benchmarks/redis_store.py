@@ -278,7 +278,9 @@ def commands(url: str) -> Iterator[Counter[str]]:
     with redis.Redis.from_url(url) as client, client.monitor() as monitor:
         yield names
         client.echo("the end")
-        for seen in monitor.listen():
+        while True:
+            seen = monitor.next_command()
+            assert seen is not None
             name = seen["command"].split()[0].upper()
             if name == "ECHO":
                 break

@@ -378,9 +378,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> type[Faulty]:
     from usersessions.stores.redis.link import Target
 
     link = Target.link
-    monkeypatch.setattr(
-        Target, "link", lambda target, *, timeout: Faulty(link(target, timeout=timeout))
-    )
+    monkeypatch.setattr(Target, "link", lambda target, **settings: Faulty(link(target, **settings)))
     monkeypatch.setattr(Faulty, "fails", staticmethod(lambda command: None))
     return Faulty
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import urlsplit
@@ -299,7 +300,8 @@ class _ClusterLink:
                     **{**options, **_settings(self._timeout)},
                 )
                 for source in self._scripts:
-                    client.script_load(source)
+                    with suppress(redis.ResponseError):
+                        client.script_load(source)
             return act(client)
         except BaseException as error:
             was_closed = client is not None and self._client is not client
