@@ -13,12 +13,14 @@ export COVERAGE_FILE := $(abspath $(VENV))/.coverage
 export NO_MKDOCS_2_WARNING := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo cluster test check bench docs
+.PHONY: help faults soak demo cluster test check bench docs
 
 help:
 	@echo "make demo    start a server, show each step of the tutorial with its real answer"
 	@echo "make cluster start a Redis and four servers, kill one, show how the others heal"
 	@echo "make test    the whole test suite with coverage, against the wheel as users install it"
+	@echo "make faults  the whole fault suite of the Redis store, with its long part"
+	@echo "make soak    the same ten times over, and a long random search: an hour or two"
 	@echo "make check   format, lint, types, import contracts and docs"
 	@echo "make bench   run every benchmark"
 	@echo "make docs    build the documentation into ./site"
@@ -40,6 +42,16 @@ test: $(stamps)/test
 	@$(bin)/coverage report --include='$(shell_of_core)' --fail-under=0
 	@echo "Coverage of the core, which must be 100 %:"
 	@$(bin)/coverage report --omit='$(shell_of_core)'
+
+# What `make test` leaves out as it takes long is in here, too.
+faults: $(stamps)/test
+	USERSESSIONS_WHEEL=1 $(bin)/python -m pytest -m "" tests/faults
+
+soak: $(stamps)/test
+	@set -e; for turn in 1 2 3 4 5 6 7 8 9 10; do \
+		echo "== the fault suite, $$turn of 10"; $(bin)/python -m pytest -q -m "" tests/faults; \
+	done
+	HYPOTHESIS_PROFILE=search $(bin)/python -m pytest -q tests/faults/test_machine.py
 
 check: $(stamps)/check
 	$(bin)/ruff format --check --quiet .

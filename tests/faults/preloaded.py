@@ -15,7 +15,7 @@ import threading
 from usersessions import RedisStore, UserSessions
 
 CHILDREN = 4
-ROUNDS = 40
+ROUNDS = 25
 
 
 def use(sessions: UserSessions, role: str) -> tuple[list[str], list[str]]:

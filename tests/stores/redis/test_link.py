@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha1
 from typing import Any
 
 import pytest
@@ -29,8 +30,8 @@ def opened() -> Iterator[Callable[..., Link]]:
     """Open links that are closed after the test."""
     links: list[Link] = []
 
-    def open_link(url: str, *, timeout: float = SOON) -> Link:
-        links.append(parse_url(url).link(timeout=timeout))
+    def open_link(url: str, *, timeout: float = SOON, scripts: Sequence[bytes] = ()) -> Link:
+        links.append(parse_url(url).link(timeout=timeout, scripts=scripts))
         return links[-1]
 
     yield open_link
@@ -229,6 +230,21 @@ def test_a_command_that_cannot_be_sent_is_a_mistake_of_ours_and_no_broken_link(
     assert link.exchange(PING) == [b"PONG"]
 
 
+SCRIPTS = [b"return 7", b"this is no Lua"]
+DIGEST = sha1(SCRIPTS[0]).hexdigest()
+
+
+def test_each_connection_knows_the_scripts_and_one_that_is_refused_is_no_matter(
+    opened: Callable[..., Link], redis_server: RedisServer
+) -> None:
+    link = opened(redis_server.url, scripts=SCRIPTS)
+    assert link.exchange([("PING",), ("EVALSHA", DIGEST, 0)]) == [b"PONG", 7]
+    redis_server.cli("SCRIPT FLUSH")
+    assert link.exchange([("EVALSHA", DIGEST, 0)]) == [Refused("NOSCRIPT")]
+    link.close()
+    assert link.exchange([("EVALSHA", DIGEST, 0)]) == [7]
+
+
 def test_a_link_may_be_closed_by_another_thread_while_it_waits(
     opened: Callable[..., Link], redis_server: RedisServer
 ) -> None:
@@ -325,6 +341,14 @@ def test_a_cluster_answers_in_order_whoever_holds_the_keys(
     with pytest.raises(UnicodeEncodeError):
         link.exchange([("GET", "\ud800")])
     assert link.exchange([("GET", "k1")]) == [b"k1"]
+
+
+def test_each_server_of_a_cluster_knows_the_scripts_and_one_that_is_refused_is_no_matter(
+    opened: Callable[..., Link], redis_cluster: RedisCluster
+) -> None:
+    link = opened(redis_cluster.url, scripts=SCRIPTS)
+    commands = [("EVALSHA", DIGEST, 1, f"k{number}") for number in range(20)]
+    assert link.exchange(commands) == [7] * 20
 
 
 def test_a_cluster_is_another_one_once_one_of_its_servers_is(
