@@ -443,6 +443,7 @@ def test_a_client_id_belongs_to_one_node_as_long_as_that_lives(
         return False
 
     until(refused, what="the ID to be refused")
+    assert owner.list("42").connections["c1"]["app_name"] == "owner"
     assert visible([owner], "42", ["c1"])
     owner.kill()
     ends = ground.ends(owner)

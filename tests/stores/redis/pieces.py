@@ -218,7 +218,7 @@ def every_call(calls: Calls) -> list[Call]:
             limit=limit,
             age=0.0,
             unheard=1.0,
-            lost=("0b",),
+            rivals=("0b",),
             last=(5, 0),
         ),
         calls.end("42", "c1", in_doubt=True),

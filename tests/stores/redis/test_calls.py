@@ -58,6 +58,7 @@ class Process(Pieces):
         **asked: Any,
     ) -> Call:
         request = self.request(client, **{"connected_at": self.clock.now, **asked})
+        self.leases.know(lost, {}, asked_at=time.monotonic())
         return self.calls.register(
             request.user,
             client,
@@ -68,7 +69,7 @@ class Process(Pieces):
             limit=request.limit,
             age=age,
             unheard=unheard,
-            lost=lost,
+            rivals=lost,
             last=None,
         )
 

@@ -52,7 +52,7 @@ class Calls:
         limit: SessionLimit | None,
         age: float,
         unheard: float | None,
-        lost: Sequence[str],
+        rivals: Sequence[str],
         last: EntryId | None,
     ) -> Call:
         """Make a session visible, or write it again.
@@ -67,7 +67,7 @@ class Calls:
             limit: how many the user may have.
             age: how many seconds ago it was registered.
             unheard: how many seconds ago its client was heard of; None is never.
-            lost: leases that are lost, among those that have been in the way.
+            rivals: leases that have been in the way, and whether they are held is known now.
             last: the last entry of the log; None where the script sees it itself.
         """
         keys = self.keys
@@ -76,6 +76,8 @@ class Calls:
             names.append(keys.log)
             if facts.token_id is not None:
                 names.append(keys.token(facts.token_id))
+        held = [] if limit is None else self._leases.held()
+        held += [lease for lease in rivals if self._leases.is_held(lease)]
         begin = b""
         if limit is not None and limit.per_app:
             name = app_name_of(record)
@@ -97,8 +99,8 @@ class Calls:
                 0 if limit is None else limit.max_sessions,
                 "" if limit is None else limit.policy,
                 begin,
-                "" if limit is None else " ".join(self._leases.held()),
-                " ".join(lost),
+                " ".join(held),
+                " ".join(filter(self._leases.is_lost, rivals)),
                 "-" if is_told else "+",
             ),
         )

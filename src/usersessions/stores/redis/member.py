@@ -139,7 +139,7 @@ class Member:
                 limit=None if pending is None else pending.request.limit,
                 age=0.0 if is_waiting else now - facts.connected_at,
                 unheard=None if seen is None else now - seen,
-                lost=[one for one in self._rivals.get(client, ()) if self._leases.is_lost(one)],
+                rivals=self._rivals.get(client, ()),
                 last=last,
             )
 
@@ -222,7 +222,7 @@ class Member:
                 self._doubt.discard(client)
                 self._rivals.pop(client, None)
                 return Effect()
-            is_open = any(not self._leases.is_held(lease) for lease in details)
+            is_open = verdict == "unsure" or not all(map(self._leases.is_held, details))
             if not verdict or (verdict in ("unsure", "taken") and is_open):
                 self._rivals[client] = details if verdict else []
                 self._unwritten[client] = user
