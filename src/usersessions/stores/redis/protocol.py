@@ -71,10 +71,10 @@ class Protocol(Registering, Ending):
 
     def _check(self, request: CheckIdentity, until: float) -> Flow[Reply]:
         calls = self._calls.check(request.user, request.token_id, request.issued_at)
-        values = (yield from self._ask(calls, until)).values
-        if len(values) > 1 and values[1]:
+        first, *others = (yield from self._ask(calls, until)).values
+        if any(others):
             return refusal("revoked")
-        verdict = text(values[0])
+        verdict = text(first)
         return Allowed() if verdict == "ok" else refusal(verdict)
 
     def _list(self, request: ListUser, until: float) -> Flow[Entries]:

@@ -9,6 +9,8 @@ from importlib.resources import files
 
 __all__ = ["Script", "script", "sources"]
 
+_FOLDER = files("usersessions.stores.redis") / "lua"
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -25,8 +27,7 @@ def sources() -> list[bytes]:
     >>> len(sources()) > 10
     True
     """
-    folder = files(__package__) / "lua"
-    names = sorted(one.name.removesuffix(".lua") for one in folder.iterdir())
+    names = sorted(one.name.removesuffix(".lua") for one in _FOLDER.iterdir())
     return [script(name).source for name in names if name != "shared"]
 
 
@@ -37,7 +38,6 @@ def script(name: str) -> Script:
     >>> script("end").name, len(script("end").digest)
     ('end', 40)
     """
-    folder = files(__package__) / "lua"
-    source = (folder / "shared.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
+    source = (_FOLDER / "shared.lua").read_bytes() + (_FOLDER / f"{name}.lua").read_bytes()
     # No secret: it is how the EVALSHA command names a script.
     return Script(name, source, sha1(source, usedforsecurity=False).hexdigest())
