@@ -7,6 +7,7 @@ stamps := $(VENV)/.stamps
 pip := $(bin)/python -m pip -qq --disable-pip-version-check  # -qq: errors alone
 source := $(shell find src -not -name '*.pyc' -not -name __pycache__)
 code := $(wildcard src tests examples benchmarks docs)
+parallel := -n auto --dist worksteal  # a process for each core
 shell_of_core := */adapters/*,*/cli.py,*/__main__.py
 
 export COVERAGE_FILE := $(abspath $(VENV))/.coverage
@@ -19,8 +20,7 @@ help:
 	@echo "make demo    start a server, show each step of the tutorial with its real answer"
 	@echo "make cluster start a Redis and four servers, kill one, show how the others heal"
 	@echo "make test    the whole test suite with coverage, against the wheel as users install it"
-	@echo "make faults  the whole fault suite of the Redis store, with its long part"
-	@echo "make soak    the same ten times over, and a long random search: an hour or two"
+	@echo "make soak    the fault suite of the Redis store ten times over, and a long random search"
 	@echo "make check   format, lint, types, import contracts and docs"
 	@echo "make bench   run every benchmark"
 	@echo "make docs    build the documentation into ./site"
@@ -36,20 +36,16 @@ cluster: $(stamps)/cluster
 # USERSESSIONS_WHEEL has the suite make sure that it is the wheel that it tests.
 test: $(stamps)/test
 	@$(bin)/coverage erase
-	USERSESSIONS_WHEEL=1 $(bin)/coverage run -m pytest
+	USERSESSIONS_WHEEL=1 $(bin)/coverage run -m pytest $(parallel)
 	@$(bin)/coverage combine --quiet
 	@echo "Coverage of the adapters and the command line:"
 	@$(bin)/coverage report --include='$(shell_of_core)' --fail-under=0
 	@echo "Coverage of the core, which must be 100 %:"
 	@$(bin)/coverage report --omit='$(shell_of_core)'
 
-# What `make test` leaves out as it takes long is in here, too.
-faults: $(stamps)/test
-	USERSESSIONS_WHEEL=1 $(bin)/python -m pytest -m "" tests/faults
-
 soak: $(stamps)/test
 	@set -e; for turn in 1 2 3 4 5 6 7 8 9 10; do \
-		echo "== the fault suite, $$turn of 10"; $(bin)/python -m pytest -q -m "" tests/faults; \
+		echo "== the fault suite, $$turn of 10"; $(bin)/python -m pytest -q $(parallel) tests/faults; \
 	done
 	HYPOTHESIS_PROFILE=search $(bin)/python -m pytest -q tests/faults/test_machine.py
 
