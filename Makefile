@@ -14,7 +14,7 @@ export COVERAGE_FILE := $(abspath $(VENV))/.coverage
 export NO_MKDOCS_2_WARNING := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help faults soak demo cluster test check bench docs
+.PHONY: help demo soak cluster test check bench docs
 
 help:
 	@echo "make demo    start a server, show each step of the tutorial with its real answer"
