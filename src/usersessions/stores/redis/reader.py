@@ -120,11 +120,12 @@ class Reader:
             joins: whether to take a lease, without which nothing but the mailbox is read.
         """
         with self._lock:
-            self._joins = self._joins or joins
+            if joins and not self._joins:
+                self._joins, self._renewed_at = True, time.monotonic()
             if self._thread is None:
                 self._stopped.clear()
                 self.is_called = False
-                self._read_at = self._renewed_at = time.monotonic()
+                self._read_at = time.monotonic()
                 self._thread = threading.Thread(
                     target=self._run, name="usersessions-log", daemon=True
                 )
@@ -143,10 +144,12 @@ class Reader:
 
     def doubt(self) -> bool:
         """Whether Redis may know less than there is: it has lost data that others may not have
-        written again, or it does not write now, or it may be another one since the last renewal."""
+        written again, or it does not write now, or it may be another one since the last renewal, or
+        what held up that renewal may have cost others their lease."""
         now = time.monotonic()
         seen_at = self._renewed_at if self._joins else now - self._lease / 3 - _SETTLE
-        return self._has_lapsed or now < self._complete_at or seen_at < self._broke_at
+        is_unsure = now < self._complete_at or self._is_late(now)
+        return self._has_lapsed or is_unsure or seen_at < self._broke_at
 
     def note_break(self) -> None:
         """Note that the way to Redis broke: the next renewal says whether it is the same one."""
@@ -210,6 +213,10 @@ class Reader:
         # By then, all others have noticed as well, and written their sessions again.
         self._complete_at = time.monotonic() + self._lease / 3 + _SETTLE
 
+    def _is_late(self, now: float) -> bool:
+        # Others may have renewed theirs as much earlier as one renewal is from the next.
+        return self._joins and now - self._renewed_at > self._lease * 2 / 3
+
     # The lease --------------------------------------------------------------------------------
 
     def _renew(self) -> None:
@@ -237,6 +244,8 @@ class Reader:
             self._begin_anew()
             return
         self._member.joined(lease, entry_id(last))
+        if self._is_late(time.monotonic()):
+            self._complete_at = time.monotonic() + self._lease / 3 + _SETTLE
         self._renewed_at, self._given_up, self._has_lapsed = asked_at, "", False
         # Not all processes at once, where all were started at once.
         self._renew_at = asked_at + self._lease / 3 * random.uniform(0.8, 1.0)  # noqa: S311
