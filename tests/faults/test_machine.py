@@ -124,6 +124,8 @@ class Peer:
         self.store = RedisStore(self.proxy.url, prefix=prefix, lease=LEASE, timeout=TIMEOUT)
         self.sessions = UserSessions(store=self.store, limit=limit)
         self.is_cut = False
+        # To others it may be dead, until it has said otherwise.
+        self.was_cut = False
 
     @property
     def id(self) -> str:
@@ -624,7 +626,7 @@ class SharedMachine(RuleBasedStateMachine):
             peer.proxy.refuse()
         else:
             peer.proxy.blackhole()
-        peer.is_cut = True
+        peer.is_cut = peer.was_cut = True
         self.is_disturbed = self.is_lossy = True
 
     @precondition(lambda self: self.is_disturbed)
@@ -717,7 +719,7 @@ class SharedMachine(RuleBasedStateMachine):
             certain = {
                 one
                 for one in before & after
-                if self.held[one].is_known and not self.held[one].peer.is_cut
+                if self.held[one].is_known and not self.held[one].peer.was_cut
             }
             missing = [self.held[one] for one in certain - listed.keys()]
             assert not missing, f"{missing} missing from the list of {self.peers.index(peer)}"
@@ -752,6 +754,8 @@ class SharedMachine(RuleBasedStateMachine):
         self.lost = []
         self.is_disturbed = self.is_lossy = False
         self.thinned = set()
+        for peer in self.nodes:
+            peer.was_cut = False
         self._ask_who_is_kept_out()
 
     def _until(self, wrong: Callable[[], object], seconds: float) -> None:
