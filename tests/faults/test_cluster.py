@@ -117,7 +117,9 @@ def test_a_token_that_was_revoked_while_it_connected_does_not_get_in(
         token_id = f"t{number}"
         client = one.open(USERS[number], token=token_of(USERS[number], token_id))
         closed = other.sessions.revoke_token(token_id)
-        assert (closed.closed, closed.unconfirmed) == ((client,), ())
+        # On a busy machine it may have had no verdict then, and hears of it afterwards.
+        assert set(closed.closed) <= {client} and closed.unconfirmed == ()
+        until(lambda: one.code(client) == 3500, what="it to be told")  # noqa: B023
         sees(other, USERS[number], set())
 
 
