@@ -118,8 +118,9 @@ class Member:
             pending = self._pending.get(client)
             if pending is not None:
                 pending.outcome, pending.lease = None, self._leases.own
-            held = registry.records(user).get(client)
             is_waiting = pending is not None and not pending.is_held
+            # Whoever is about to be registered is not among them, and they may be many.
+            held = None if is_waiting else registry.records(user).get(client)
             if held is None:
                 if pending is None:
                     return None
@@ -212,22 +213,23 @@ class Member:
             pending = self._pending.get(client)
             if not self._node.registry.held([client]):
                 return Effect()
-            verdict, details = (
-                ("", [""]) if not isinstance(outcome, Answers) else read_verdict(outcome.values[-1])
-            )
+            self._rivals.pop(client, None)
+            if not isinstance(outcome, Answers):
+                self._unwritten[client] = user
+                return Effect()
+            verdict, details = read_verdict(outcome.values[-1])
+            if verdict == "unsure" or (
+                verdict == "taken" and not all(map(self._leases.is_held, details))
+            ):
+                self._rivals[client] = details
+                self._unwritten[client] = user
+                return Effect()
             if verdict == "ok" and pending is not None:
                 effect = self._known(pending, entry_id(details[0]))
                 return effect + Effect(calls=self.evict(user, details[1:]))
-            if verdict == "ok":
-                self._doubt.discard(client)
-                self._rivals.pop(client, None)
-                return Effect()
-            is_open = verdict == "unsure" or not all(map(self._leases.is_held, details))
-            if not verdict or (verdict in ("unsure", "taken") and is_open):
-                self._rivals[client] = details if verdict else []
-                self._unwritten[client] = user
-                return Effect()
             self._doubt.discard(client)
+            if verdict == "ok":
+                return Effect()
             if pending is not None:
                 self._decided(client)
             refused = refused_as(verdict)

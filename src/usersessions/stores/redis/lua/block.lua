@@ -9,9 +9,5 @@ local ends = 0
 for _, name in ipairs({'blocked', 'until'}) do
   ends = math.max(ends, tonumber(redis.call('HGET', KEYS[1], name) or 0))
 end
-if ends == math.huge then
-  redis.call('PERSIST', KEYS[1])
-else
-  redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.ceil(ends * 1000)))
-end
+keep_until(KEYS[1], ends)
 return 1

@@ -13,10 +13,5 @@ if marks[2] and microseconds() / 1000000 < tonumber(marks[2]) then
   end
 end
 redis.call('HSET', KEYS[1], 'before', before, 'until', ends)
-local last = math.max(tonumber(ends), tonumber(marks[3] or 0))
-if last == math.huge then
-  redis.call('PERSIST', KEYS[1])
-else
-  redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.ceil(last * 1000)))
-end
+keep_until(KEYS[1], math.max(tonumber(ends), tonumber(marks[3] or 0)))
 return 1

@@ -46,6 +46,15 @@ local function kept_out(key, issued_at)
   end
 end
 
+-- Keep a key until a moment, in seconds since the epoch; for ever if that is infinite.
+local function keep_until(key, moment)
+  if moment == math.huge then
+    redis.call('PERSIST', key)
+  else
+    redis.call('PEXPIREAT', key, string.format('%.0f', math.ceil(moment * 1000)))
+  end
+end
+
 -- The ID of the last entry of a log.
 local function last_entry(key)
   local entry = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
