@@ -1,12 +1,42 @@
-"""A program of a test, which may be stopped, continued and killed by its own process ID."""
+"""Programs of a test: each may be stopped, continued and killed by its own process ID."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from types import TracebackType
+
+from typing_extensions import Self
 
 STOP_SECONDS = 10.0
+
+
+class Opened(ABC):
+    """What runs inside the `with` block: all of it, or, where opening a part fails, none."""
+
+    def __init__(self) -> None:
+        self._opened = ExitStack()
+
+    @abstractmethod
+    def _open(self, opened: ExitStack) -> None:
+        """Open all that there is, each thing with how it is closed."""
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            self._open(opened)
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened.close()
 
 
 class Child:

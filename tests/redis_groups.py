@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 
 import pytest
-from typing_extensions import Self
 
+from tests.processes import Opened
 from tests.redis_servers import RedisServer
 from tests.servers import until
 
 _SLOTS = 16_384
 
 
-class RedisCluster:
+class RedisCluster(Opened):
     """Three masters that share the slots, running inside the `with` block.
 
     Args:
@@ -30,6 +29,7 @@ class RedisCluster:
     """
 
     def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__()
         whole = {
             "cluster-enabled": "yes",
             "cluster-announce-ip": "127.0.0.1",
@@ -37,23 +37,11 @@ class RedisCluster:
             **(settings or {}),
         }
         self.servers = [RedisServer(whole) for _ in range(3)]
-        self._opened = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as opened:
-            for server in self.servers:
-                opened.enter_context(server)
-            self._join()
-            self._opened = opened.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._opened.close()
+    def _open(self, opened: ExitStack) -> None:
+        for server in self.servers:
+            opened.enter_context(server)
+        self._join()
 
     @property
     def url(self) -> str:
@@ -100,7 +88,7 @@ class RedisCluster:
         return bool(wanted.items() <= info.items())
 
 
-class RedisSentinel:
+class RedisSentinel(Opened):
     """A master, its replica, and sentinels that put the replica in the master's place within 2 s.
 
     Args:
@@ -112,31 +100,20 @@ class RedisSentinel:
     """
 
     def __init__(self, *, sentinels: int = 1) -> None:
+        super().__init__()
         at_once = {"repl-diskless-sync-delay": "0"}
         master = RedisServer(at_once)
         replica = RedisServer({**at_once, "replicaof": f"127.0.0.1 {master.port}"})
         self.servers = [master, replica]
         self.sentinels = [_Sentinel(master.port) for _ in range(sentinels)]
-        self._opened = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as opened:
-            for server in self.servers:
-                opened.enter_context(server)
-            until(self._replicated, what="the replica to have the master's data")
-            for sentinel in self.sentinels:
-                opened.enter_context(sentinel)
-            until(self._seen, what="the sentinels to see the replica and one another")
-            self._opened = opened.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._opened.close()
+    def _open(self, opened: ExitStack) -> None:
+        for server in self.servers:
+            opened.enter_context(server)
+        until(self._replicated, what="the replica to have the master's data")
+        for sentinel in self.sentinels:
+            opened.enter_context(sentinel)
+        until(self._seen, what="the sentinels to see the replica and one another")
 
     @property
     def url(self) -> str:

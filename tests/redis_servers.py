@@ -21,17 +21,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any
 
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from typing_extensions import Self
 
 from tests.certificates import certificate
-from tests.processes import Child
+from tests.processes import Child, Opened
 from tests.servers import until
 
 START_SECONDS = 15.0
@@ -74,7 +72,7 @@ def free_port() -> int:
         return port
 
 
-class RedisServer(Child):
+class RedisServer(Opened, Child):
     """A server on a loopback port, running inside the `with` block; it saves nothing by itself.
 
     Args:
@@ -97,35 +95,24 @@ class RedisServer(Child):
         acl: str | None = None,
         tls: bool = False,
     ) -> None:
+        super().__init__()
         self.port = free_port()
         self.password = None if acl is None else secrets.token_hex(8)
         self._acl = acl
         self._admin = secrets.token_hex(8)
         self._tls = tls
         self._settings = {"save": '""', "appendonly": "no", **(settings or {})}
-        self._opened = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as opened:
-            folder = opened.enter_context(
-                TemporaryDirectory(prefix="redis-", ignore_cleanup_errors=True)
-            )
-            self.folder = Path(folder)
-            self._certificate = certificate(self.folder) if self._tls else None
-            # Once: what a server rewrites of it has to outlast a restart.
-            self._config.write_text("\n".join(self._lines()) + "\n")
-            opened.callback(self._end)
-            self._launch()
-            self._opened = opened.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._opened.close()
+    def _open(self, opened: ExitStack) -> None:
+        folder = opened.enter_context(
+            TemporaryDirectory(prefix="redis-", ignore_cleanup_errors=True)
+        )
+        self.folder = Path(folder)
+        self._certificate = certificate(self.folder) if self._tls else None
+        # Once: what a server rewrites of it has to outlast a restart.
+        self._config.write_text("\n".join(self._lines()) + "\n")
+        opened.callback(self._end)
+        self._launch()
 
     @property
     def url(self) -> str:
