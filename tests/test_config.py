@@ -546,13 +546,13 @@ def redis(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sessions_are_where_the_store_is_set_to(variables: dict[str, str], prefix: str) -> None:
     url = "redis://:swordfish@127.0.0.1:6379/0"
     settings = load_environment(TOKEN_HMAC_SECRET_KEY=SECRET, STORE=url, **variables)
-    store = settings.sessions()._store
+    store = settings.sessions().store
     assert isinstance(store, FakeRedisStore)
     assert store.made_with == (url, prefix)
 
 
 def test_sessions_are_in_memory_unless_set_otherwise() -> None:
-    assert type(Settings(token_hmac_secret_key=SECRET).sessions()._store) is MemoryStore
+    assert type(Settings(token_hmac_secret_key=SECRET).sessions().store) is MemoryStore
 
 
 @pytest.mark.usefixtures("redis")

@@ -37,8 +37,8 @@ from usersessions.errors import DisconnectCode, ErrorCode
 from usersessions.execution import closed_json
 from usersessions.fetch import Fetch, Fetched
 from usersessions.flows import Flow, Reply, Request, run
-from usersessions.http.app import PATHS
-from usersessions.http.asgi import FIRST_MESSAGE_TIMEOUT, SEND_TIMEOUT
+from usersessions.http.endpoints import PATHS
+from usersessions.http.aio import FIRST_MESSAGE_TIMEOUT, SEND_TIMEOUT
 from usersessions.http.base import MAX_BODY_BYTES as MAX_REQUEST_BYTES
 from usersessions.http.base import Request as HttpRequest
 from usersessions.http.base import Response

@@ -187,11 +187,11 @@ async def test_a_connection_of_the_caller_made_meanwhile_is_kept_like_the_others
         flow = own.end_others(current=None, revoke=True)
         reply: Any = None
         while not isinstance(request := flow.send(reply), EndRequest):
-            reply = await face.acting.sessions._store.aanswer(request)
+            reply = await face.acting.sessions.store.aanswer(request)
         # Between looking and acting: the caller's own token connects.
         await connections.open(token=mine)
         with pytest.raises(StopIteration) as ended:
-            flow.send(await face.acting.sessions._store.aanswer(request))
+            flow.send(await face.acting.sessions.store.aanswer(request))
         assert ended.value.value.closed == (other.client,)
         await face.authenticate(mine)
 

@@ -103,7 +103,7 @@ async def patiently(act: Callable[[], object]) -> None:
 
 def settled(server: RedisServer, sessions: AsyncUserSessions, prefix: str, left: set[str]) -> None:
     """Wait until nothing is left of an operation, in the process and in Redis, but sessions."""
-    store = sessions._store
+    store = sessions.store
     assert isinstance(store, RedisStore)
     engine = store._engine()
     member = engine.member
@@ -189,7 +189,7 @@ async def test_an_operation_that_is_cancelled_at_any_await_may_be_done_again(
             left = set() if ends else {first}
             await patiently(partial(sees, node, "42", left))
             assert (node.code(first) is not None) == ends
-            store = sessions._store
+            store = sessions.store
             assert isinstance(store, RedisStore)
             assert store._engine().protocol._waits == {}
             # What is cancelled once the order is given is done all the same.

@@ -7,7 +7,8 @@ import pytest
 from tests.http.exchange import Connection, Exchange, scope, sessions_held
 from tests.secrecy import said
 from usersessions import AsyncUserSessions, ConfigError, Identity, InvalidValue
-from usersessions.http.app import PATHS, WEBSOCKET_PATH, UserSessionsApp
+from usersessions.http.app import UserSessionsApp
+from usersessions.http.endpoints import PATHS, WEBSOCKET_PATH
 
 pytestmark = pytest.mark.anyio
 

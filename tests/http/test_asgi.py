@@ -19,11 +19,11 @@ from usersessions import (
     Identity,
     __version__,
 )
-from usersessions.http import asgi
+from usersessions.http import aio
+from usersessions.http.aio import ClientGone
 from usersessions.http.app import UserSessionsApp
 from usersessions.http.asgi import (
     ASGIApp,
-    ClientGone,
     Message,
     read_headers,
     read_request,
@@ -159,7 +159,7 @@ async def test_a_response_has_its_length() -> None:
 @pytest.mark.parametrize("fails_at", [0, 1])
 async def test_a_response_to_nobody_is_no_error(fails_at: int) -> None:
     _, app = make()
-    exchange = Exchange(app, scope("/nowhere"), fails_at=fails_at)
+    exchange = Exchange(app, scope("/nowhere"), [{"type": "http.request"}], fails_at=fails_at)
     await exchange.end()
     assert len(exchange.sent) == fails_at
 
@@ -504,7 +504,7 @@ async def test_a_websocket_that_leaves_before_its_first_message_is_told_nothing(
 async def test_a_client_that_does_not_read_is_dropped_in_time(kind: str, number: int) -> None:
     sessions, app = make()
     connection = Connection(app, kind, {}, blocks_at=number)
-    expected = asgi.SEND_TIMEOUT + (25.0 if number == 2 else 0.0)
+    expected = aio.SEND_TIMEOUT + (25.0 if number == 2 else 0.0)
     started = now()
     await connection.end()
     assert now() - started == pytest.approx(expected)
@@ -522,7 +522,7 @@ async def test_a_client_that_does_not_read_its_disconnect_is_dropped_in_time(kin
     assert sessions_held(sessions) == 0
     started = now()
     await connection.end()
-    assert now() - started == pytest.approx(asgi.SEND_TIMEOUT)
+    assert now() - started == pytest.approx(aio.SEND_TIMEOUT)
     assert len(connection.sent) == 2
 
 

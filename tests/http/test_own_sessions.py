@@ -231,5 +231,5 @@ def test_while_the_store_is_away_users_are_told_to_come_back(
         message = "not available: sessions cannot be reached now"
         assert error_of(response) == (503, 108, message)
     assert [(one.levelname, one.getMessage(), one.exc_info) for one in caplog.records] == [
-        ("WARNING", f"a request for own sessions was not answered: {AWAY}", None)
+        ("WARNING", f"a request was not answered: {AWAY}", None)
     ] * 2

@@ -1,4 +1,4 @@
-"""Plain ASGI: an app to serve or mount, and a lifespan for the app around it.
+"""Plain ASGI: an app to serve or mount, a lifespan for the app around it, its own WebSockets.
 
 from usersessions import AsyncUserSessions, Key, TokenVerifier
 from usersessions.adapters.asgi import UserSessionsApp
@@ -9,5 +9,6 @@ app = UserSessionsApp(sessions, api_keys=[API_KEY])
 
 from ..http.app import UserSessionsApp
 from ..http.lifespan import lifespan
+from ..http.tracking import TrackWebSockets, session_of
 
-__all__ = ["UserSessionsApp", "lifespan"]
+__all__ = ["TrackWebSockets", "UserSessionsApp", "lifespan", "session_of"]

@@ -7,7 +7,8 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 from ..errors import ConnectRefused, require
-from ..http.app import PATHS, WEBSOCKET_PATH, UserSessionsApp
+from ..http.app import UserSessionsApp
+from ..http.endpoints import PATHS, WEBSOCKET_PATH
 from ..http.lifespan import lifespan as hold
 from ..models import Disconnect
 from ..sessions import AsyncUserSessions

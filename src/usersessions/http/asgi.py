@@ -1,52 +1,38 @@
-"""ASGI, without a framework: requests answered, streams and WebSockets held.
+"""ASGI, without a framework: requests answered, streams and WebSockets carried.
 
-1. A session is registered while its stream is being sent, and at no other time: it is registered
-   by the coroutine that sends, and gone when that ends, whatever ends it.
-2. No frame waits longer than `SEND_TIMEOUT` for a client that does not read: it is dropped, as it
-   cannot be told why (3008 `slow`).
-3. The query of a request is taken out of its scope: it may hold a token or a key, and servers write
+1. The query of a request is taken out of its scope: it may hold a token or a key, and servers write
    it into their access logs when the response starts. (They still do where something in between
    made a copy of the scope.)
-4. A client that leaves is no error: all that comes of it is `ClientGone`.
+2. A client that leaves is no error: all that comes of it is `ClientGone`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, TypeAlias
 
-from ..errors import ConnectRefused, DisconnectCode, InvalidValue
-from ..live import AsyncSession
+from ..errors import ConnectRefused
 from ..models import Disconnect
 from ..sessions import AsyncUserSessions
-from ..transports.unidirectional import (
-    ConnectMessage,
-    Stream,
-    Transport,
-    disconnect_frame,
-    read_connect,
-)
-from ..version import __version__
+from ..transports.unidirectional import ConnectMessage, Transport, disconnect_frame
+from .aio import ClientGone, deliver, first_message, hold_stream
 from .base import MAX_BODY_BYTES, Request, Response
-from .connection import STREAM_HEADERS, WEBSOCKET, check_origin, remote_address
+from .connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect
+from .endpoints import Endpoints
 
 __all__ = [
     "ASGIApp",
-    "ClientGone",
+    "Message",
     "Receive",
     "Scope",
     "Send",
     "StreamServer",
+    "path_of",
+    "peer_of",
     "read_headers",
     "read_request",
     "send_response",
 ]
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 # As the ASGI specification has them, and so every framework.
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -54,16 +40,6 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-SEND_TIMEOUT = 5.0
-"""The longest that one frame waits for a client to read, in seconds."""
-
-FIRST_MESSAGE_TIMEOUT = 10.0
-"""The longest that a WebSocket waits for its connect request, in seconds."""
-
-
-class ClientGone(Exception):
-    """The client left, or does not read: there is nobody to tell anything."""
 
 
 async def read_request(scope: Scope, receive: Receive) -> Request:
@@ -122,27 +98,16 @@ async def _start(send: Send, status: int, headers: Mapping[str, str]) -> None:
 
 
 class StreamServer:
-    """Holds unidirectional connections.
+    """Carries unidirectional connections.
 
     Args:
         sessions: where they are registered.
-        ping_interval: seconds of silence before a ping.
-        allowed_origins: see `check_origin`.
-        trusted_hops: see `remote_address`.
+        endpoints: say who may connect.
     """
 
-    def __init__(
-        self,
-        sessions: AsyncUserSessions,
-        *,
-        ping_interval: int,
-        allowed_origins: Collection[str],
-        trusted_hops: int,
-    ) -> None:
+    def __init__(self, sessions: AsyncUserSessions, endpoints: Endpoints) -> None:
         self._sessions = sessions
-        self._ping_interval = ping_interval
-        self._allowed_origins = allowed_origins
-        self._trusted_hops = trusted_hops
+        self._endpoints = endpoints
 
     async def http(
         self,
@@ -154,7 +119,7 @@ class StreamServer:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Hold a connection over an HTTP response that goes on.
+        """Carry a connection over an HTTP response that goes on.
 
         Raises:
             ClientGone: if the client leaves, or does not read.
@@ -169,14 +134,12 @@ class StreamServer:
                 pass
 
         head = {"content-type": transport.media_type, **STREAM_HEADERS}
-        await _written(_start(send, 200, head))
-        disconnect = await self._hold(
-            message, headers, transport, peer=_peer(scope), write=write, left=left
-        )
-        await _written(write(disconnect_frame(disconnect), more=False))
+        await deliver(_start(send, 200, head))
+        disconnect = await self._hold(message, transport, headers, scope, write, left)
+        await deliver(write(disconnect_frame(disconnect), more=False))
 
     async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hold a connection over a WebSocket, whose first message is the connect request.
+        """Carry a connection over a WebSocket, whose first message is the connect request.
 
         Raises:
             ClientGone: if the client leaves, or does not read.
@@ -189,137 +152,60 @@ class StreamServer:
             while (await receive())["type"] != "websocket.disconnect":
                 pass
 
+        async def first() -> bytes | None:
+            message = await receive()
+            if message["type"] != "websocket.receive":
+                return None
+            text: str = message.get("text") or ""
+            body: bytes = message.get("bytes") or text.encode(errors="surrogatepass")
+            return body
+
         async def end(disconnect: Disconnect) -> None:
             await write(disconnect_frame(disconnect))
             code, reason = disconnect.code, disconnect.reason
             await send({"type": "websocket.close", "code": code, "reason": reason})
 
         await receive()
-        await _written(send({"type": "websocket.accept"}))
+        await deliver(send({"type": "websocket.accept"}))
         headers = read_headers(scope)
         try:
-            message = await _first_message(receive)
+            message = await first_message(first())
         except ConnectRefused as refused:
-            disconnect = _disconnect(refused)
+            disconnect = checked_disconnect(refused)
         else:
-            disconnect = await self._hold(
-                message, headers, WEBSOCKET, peer=_peer(scope), write=write, left=left
-            )
-        await _written(end(disconnect))
+            disconnect = await self._hold(message, WEBSOCKET, headers, scope, write, left)
+        await deliver(end(disconnect))
 
     async def _hold(
         self,
         message: ConnectMessage,
-        headers: Mapping[str, str],
         transport: Transport,
-        *,
-        peer: str | None,
+        headers: Mapping[str, str],
+        scope: Scope,
         write: Callable[[bytes], Awaitable[None]],
         left: Callable[[], Awaitable[None]],
     ) -> Disconnect:
-        operations = self._sessions.operations
-        request = message.request(
-            operations.node.client_ids.draw(),
+        return await hold_stream(
+            self._sessions,
+            self._endpoints,
+            message,
             transport,
-            headers,
-            remote_addr=remote_address(peer, headers, trusted_hops=self._trusted_hops),
+            headers=headers,
+            peer=peer_of(scope),
+            write=write,
+            left=left,
         )
-        try:
-            check_origin(message, headers, self._allowed_origins)
-            admitted = await self._sessions.run(operations.admit(request))
-            async with self._sessions.hold(admitted) as session:
-                stream = Stream(
-                    session.client,
-                    admitted.identity,
-                    version=__version__,
-                    ping_interval=self._ping_interval,
-                    now=asyncio.get_running_loop().time(),
-                    ttl=admitted.facts.ttl(operations.node.clock()),
-                )
-                return await _carry(stream, session, write=write, left=left)
-        except ConnectRefused as refused:
-            return _disconnect(refused)
-        except ClientGone:
-            raise
-        except Exception:
-            # A verifier, proxy or store of the app's own failed.
-            logger.exception("the connection of client %s failed", request.client)
-            return Disconnect.of(DisconnectCode.INTERNAL_SERVER_ERROR)
 
 
-def _disconnect(refused: ConnectRefused) -> Disconnect:
-    try:
-        return Disconnect(refused.code, refused.reason)
-    except InvalidValue as error:
-        # It came from the app, and nobody has looked at its code and reason yet.
-        logger.error("a connection was refused with an impossible disconnect: %s", error)
-        return Disconnect.of(DisconnectCode.INTERNAL_SERVER_ERROR)
-
-
-def _peer(scope: Scope) -> str | None:
+def peer_of(scope: Scope) -> str | None:
+    """The address of the other end of the TCP connection."""
     client = scope.get("client")
     return client[0] if client else None
 
 
-async def _in_time(doing: Awaitable[T], *, seconds: float) -> T:
-    # Before Python 3.12, `asyncio.wait_for` swallows a cancellation that comes with the result.
-    task = asyncio.ensure_future(doing)
-    try:
-        await asyncio.wait((task,), timeout=seconds)
-        if not task.done():
-            raise TimeoutError
-        return task.result()
-    finally:
-        task.cancel()
-
-
-async def _written(sending: Awaitable[None]) -> None:
-    # A timeout is an OSError too, as is whatever servers raise once the client has left.
-    try:
-        await _in_time(sending, seconds=SEND_TIMEOUT)
-    except OSError as error:
-        raise ClientGone from error
-
-
-async def _carry(
-    stream: Stream,
-    session: AsyncSession,
-    *,
-    write: Callable[[bytes], Awaitable[None]],
-    left: Callable[[], Awaitable[None]],
-) -> Disconnect:
-    loop = asyncio.get_running_loop()
-    await _written(write(stream.connect_frame))
-    closed, gone = session.closed, asyncio.ensure_future(left())
-    try:
-        while True:
-            timeout = max(0.0, stream.next_deadline - loop.time())
-            ends = (closed, gone)
-            await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
-                gone.result()
-                raise ClientGone
-            if closed.done():
-                return closed.result()
-            if frame := stream.due(loop.time()):
-                await _written(write(frame))
-                session.touch()
-    finally:
-        gone.cancel()
-
-
-async def _first_message(receive: Receive) -> ConnectMessage:
-    try:
-        message = await _in_time(receive(), seconds=FIRST_MESSAGE_TIMEOUT)
-    except TimeoutError:
-        raise ConnectRefused(DisconnectCode.STALE) from None
-    if message["type"] != "websocket.receive":
-        raise ClientGone
-    text: str = message.get("text") or ""
-    body: bytes = message.get("bytes") or text.encode(errors="surrogatepass")
-    try:
-        if len(body) > MAX_BODY_BYTES:
-            raise InvalidValue(f"a connect request is at most {MAX_BODY_BYTES} bytes")
-        return read_connect(body)
-    except InvalidValue as error:
-        raise ConnectRefused(DisconnectCode.BAD_REQUEST) from error
+def path_of(scope: Scope) -> str:
+    """The path of a request, from where the app is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    # A mount point stands at the start of the path, a prefix that a front proxy cut off does not.
+    return path[len(root) :] if root and f"{path}/".startswith(f"{root}/") else path

@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from ..errors import ConnectRefused, DisconnectCode, InvalidValue
+from ..models import Disconnect
 from ..transports.unidirectional import ConnectMessage, Transport, read_connect
 from .base import MAX_BODY_BYTES, Request, Response, text
 
@@ -21,9 +23,13 @@ __all__ = [
     "STREAM_HEADERS",
     "WEBSOCKET",
     "check_origin",
+    "checked_disconnect",
+    "read_first_message",
     "read_request",
     "remote_address",
 ]
+
+logger = logging.getLogger(__name__)
 
 HTTP_STREAM = Transport("uni_http_stream", "application/json", after=b"\n")
 SSE = Transport("uni_sse", "text/event-stream", before=b"data: ", after=b"\n\n")
@@ -79,21 +85,20 @@ def remote_address(
     return peer
 
 
-def check_origin(
-    message: ConnectMessage, headers: Mapping[str, str], allowed: Collection[str]
-) -> None:
+def check_origin(headers: Mapping[str, str], allowed: Collection[str]) -> None:
     """Refuse a connection that a foreign web page makes on the strength of a user's cookies.
 
+    Not to be asked where a token says who connects: a foreign page has none.
+
     Args:
-        message: the connect request; one with a token needs no check.
         headers: the headers of the HTTP request.
         allowed: origins that are not foreign, such as "https://app.example.com".
 
     Raises:
-        ConnectRefused: if there is no token and the origin is foreign.
+        ConnectRefused: if the origin is foreign.
     """
     origin = headers.get("origin")
-    if message.token is not None or origin is None or origin in allowed:
+    if origin is None or origin in allowed:
         return
     try:
         host = urlsplit(origin).netloc
@@ -101,3 +106,27 @@ def check_origin(
         host = ""
     if not host or host.lower() != headers.get("host", "").lower():
         raise ConnectRefused(DisconnectCode.PERMISSION_DENIED)
+
+
+def read_first_message(body: bytes) -> ConnectMessage:
+    """Read the connect request of a WebSocket, which is its first message.
+
+    Raises:
+        ConnectRefused: if it is none.
+    """
+    try:
+        if len(body) > MAX_BODY_BYTES:
+            raise InvalidValue(f"a connect request is at most {MAX_BODY_BYTES} bytes")
+        return read_connect(body)
+    except InvalidValue as error:
+        raise ConnectRefused(DisconnectCode.BAD_REQUEST) from error
+
+
+def checked_disconnect(refused: ConnectRefused) -> Disconnect:
+    """What a refused client is told."""
+    try:
+        return Disconnect(refused.code, refused.reason)
+    except InvalidValue as error:
+        # It came from the app, and nobody has looked at its code and reason yet.
+        logger.error("a connection was refused with an impossible disconnect: %s", error)
+        return Disconnect.of(DisconnectCode.INTERNAL_SERVER_ERROR)

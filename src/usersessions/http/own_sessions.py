@@ -1,28 +1,22 @@
 """A user's own sessions over HTTP: `GET` and `DELETE` of `/sessions`, and of `/sessions/{client}`.
 
-1. The caller is known by a bearer token (RFC 6750) and by nothing else: no cookie is read, so no
-   foreign page can act for the user.
+1. The caller is known by a bearer token and by nothing else: see `authentication`.
 2. Every answer is JSON; an error is `{"error": {"code", "message"}}` with a fitting status.
 3. Answers are the user's own and are never cached.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 
 from ..devices import device_name
-from ..dispatch import error_json
 from ..errors import (
-    CommandError,
     ErrorCode,
     InvalidValue,
-    KeysUnavailable,
     NoSuchSession,
     SessionTooYoung,
     StoreUnavailable,
     TokenError,
-    TokenExpired,
 )
 from ..execution import closed_json
 from ..flows import Flow
@@ -30,11 +24,10 @@ from ..operations import Operations
 from ..own_sessions import OwnOperations
 from ..records import OwnList
 from ..strictjson import JSON, dumps
+from .authentication import NO_TOKEN, Refusal, bearer, refusal_of
 from .base import Request, Response
 
 __all__ = ["OwnSessionsApi"]
-
-logger = logging.getLogger(__name__)
 
 _HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
 
@@ -61,10 +54,11 @@ class OwnSessionsApi:
         """
         allowed = ("DELETE",) if client is not None else ("GET", "DELETE")
         if request.method not in allowed:
-            return _error(405, ErrorCode.BAD_REQUEST, "wrong verb", {"allow": ", ".join(allowed)})
-        token = _bearer(request)
+            verbs = {"allow": ", ".join(allowed)}
+            return Refusal(405, ErrorCode.BAD_REQUEST, "wrong verb", verbs).response
+        token = bearer(request.headers)
         if token is None:
-            return _unauthorized(ErrorCode.UNAUTHORIZED, "give a bearer token")
+            return NO_TOKEN.response
         own = OwnOperations(self._operations, token)
         current = request.parameter("current")
         try:
@@ -75,21 +69,14 @@ class OwnSessionsApi:
                 closed = yield from own.end(client, revoke=True)
             else:
                 closed = yield from own.end_others(current=current, revoke=True)
-        except KeysUnavailable:
-            return _error(503, ErrorCode.NOT_AVAILABLE, "tokens cannot be verified now")
-        except TokenExpired:
-            return _unauthorized(ErrorCode.TOKEN_EXPIRED, "")
-        except TokenError:
-            return _unauthorized(ErrorCode.UNAUTHORIZED, "the token is refused")
+        except (TokenError, StoreUnavailable) as error:
+            return refusal_of(error).response
         except NoSuchSession as error:
-            return _error(404, ErrorCode.NOT_AVAILABLE, str(error))
+            return Refusal(404, ErrorCode.NOT_AVAILABLE, str(error)).response
         except SessionTooYoung as error:
-            return _error(403, ErrorCode.PERMISSION_DENIED, str(error))
+            return Refusal(403, ErrorCode.PERMISSION_DENIED, str(error)).response
         except InvalidValue as error:
-            return _error(400, ErrorCode.BAD_REQUEST, str(error))
-        except StoreUnavailable as error:
-            logger.warning("a request for own sessions was not answered: %s", error)
-            return _error(503, ErrorCode.NOT_AVAILABLE, "sessions cannot be reached now")
+            return Refusal(400, ErrorCode.BAD_REQUEST, str(error)).response
         return Response(200, closed_json(closed), _HEADERS)
 
 
@@ -103,20 +90,3 @@ def _listed(sessions: OwnList) -> bytes:
     if sessions.partial:
         members["partial"] = True
     return dumps(members)
-
-
-def _bearer(request: Request) -> str | None:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
-
-
-def _unauthorized(code: ErrorCode, message: str) -> Response:
-    return _error(401, code, message, {"www-authenticate": "Bearer"})
-
-
-def _error(
-    status: int, code: ErrorCode, message: str, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(
-        status, error_json(CommandError(code, message)), {**_HEADERS, **(headers or {})}
-    )

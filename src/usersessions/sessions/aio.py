@@ -57,6 +57,10 @@ class AsyncUserSessions(AsyncControl):
         end_others_min_age: how old a login has to be to end other sessions of its user by `own`, in
             seconds; 0 is any age.
 
+    Attributes:
+        store: where sessions are.
+        operations: the logic behind it, for whoever writes an adapter.
+
     Raises:
         ConfigError: if `connect_proxy` is not a proxy, or another value cannot work.
 
@@ -81,9 +85,9 @@ class AsyncUserSessions(AsyncControl):
         end_others_min_age: float = 0.0,
     ) -> None:
         proxy = None if connect_proxy is None else as_proxy(connect_proxy)
-        self._store: AsyncStore = MemoryStore() if store is None else store
+        self.store: AsyncStore = MemoryStore() if store is None else store
         self.operations = Operations(
-            self._store.node,
+            self.store.node,
             verifier=verifier,
             connect_proxy=proxy,
             allow_anonymous=allow_anonymous,
@@ -92,7 +96,7 @@ class AsyncUserSessions(AsyncControl):
         )
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
-        self._expiry = LoopExpiry(self._store.node)
+        self._expiry = LoopExpiry(self.store.node)
         self._keeper = _Keeper(self)
         self._fetcher: AsyncFetcher | None = None
 
@@ -187,11 +191,11 @@ class AsyncUserSessions(AsyncControl):
             raise
         except StoreUnavailable as error:
             # It may have been registered all the same.
-            self._store.end(user, client)
+            self.store.end(user, client)
             raise not_registered(client, error) from error
         except BaseException:
             # It may have been registered before a cancellation.
-            self._store.end(user, client)
+            self.store.end(user, client)
             raise
         try:
             if admitted.facts.expire_at is not None:
@@ -201,7 +205,7 @@ class AsyncUserSessions(AsyncControl):
                 await call_back(self._on_connect, session, what="on_connect", client=client)
             yield session
         finally:
-            held = self._store.end(user, client)
+            held = self.store.end(user, client)
             ended = session.end()
             # It is not held here any more where this process was forked meanwhile.
             if held:
@@ -295,7 +299,7 @@ class AsyncUserSessions(AsyncControl):
 
         >>> AsyncUserSessions().join()
         """
-        self._store.join()
+        self.store.join()
 
     async def drain(self, *, timeout: float = 5.0) -> int:
         """Refuse new sessions, end the open ones with 3001 `shutdown`, and give how many are left.
@@ -341,9 +345,9 @@ class AsyncUserSessions(AsyncControl):
         self._expiry.stop()
         if self._fetcher is not None:
             await self._fetcher.aclose()
-        if not isinstance(self._store, MemoryStore):
+        if not isinstance(self.store, MemoryStore):
             # It may wait for the network, and for threads to end.
-            await asyncio.to_thread(self._store.close, timeout=time_left(timeout, since=began))
+            await asyncio.to_thread(self.store.close, timeout=time_left(timeout, since=began))
 
     async def run(self, flow: Flow[T]) -> T:
         """Drive one of this library's flows with what this object holds."""
@@ -367,7 +371,7 @@ class AsyncUserSessions(AsyncControl):
 
     async def _answer(self, request: Request) -> Reply:
         if isinstance(request, StoreRequest):
-            return await self._store.aanswer(request)
+            return await self.store.aanswer(request)
         if isinstance(request, Fetch):
             return await self._fetching().fetch(request)
         if isinstance(request, Call):
@@ -390,7 +394,7 @@ class _Keeper:
         self._sessions = sessions
 
     def touch(self, client: str, user: str) -> None:
-        self._sessions._store.touch(user, client)
+        self._sessions.store.touch(user, client)
 
     async def rebind(self, client: str, user: str, token: str) -> None:
         await self._sessions.run(self._sessions.operations.rebind(client, user, token))

@@ -62,6 +62,10 @@ class UserSessions(Control):
         end_others_min_age: how old a login has to be to end other sessions of its user by `own`, in
             seconds; 0 is any age.
 
+    Attributes:
+        store: where sessions are.
+        operations: the logic behind it, for whoever writes an adapter.
+
     Raises:
         ConfigError: if `connect_proxy` is not a proxy, one of the callables has to be awaited, or
             another value cannot work.
@@ -94,9 +98,9 @@ class UserSessions(Control):
                     "UserSessions cannot await: make on_connect and on_disconnect plain functions, "
                     "or use AsyncUserSessions"
                 )
-        self._store: Store = MemoryStore() if store is None else store
+        self.store: Store = MemoryStore() if store is None else store
         self.operations = Operations(
-            self._store.node,
+            self.store.node,
             verifier=verifier,
             connect_proxy=proxy,
             allow_anonymous=allow_anonymous,
@@ -105,7 +109,7 @@ class UserSessions(Control):
         )
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
-        self._expiry = ThreadExpiry(self._store.node)
+        self._expiry = ThreadExpiry(self.store.node)
         self._keeper = _Keeper(self)
         self._fetchers: dict[str, BlockingFetcher] = {}
 
@@ -197,11 +201,11 @@ class UserSessions(Control):
             raise
         except StoreUnavailable as error:
             # It may have been registered all the same.
-            self._store.end(user, client)
+            self.store.end(user, client)
             raise not_registered(client, error) from error
         except BaseException:
             # It may have been registered before a cancellation.
-            self._store.end(user, client)
+            self.store.end(user, client)
             raise
         try:
             if admitted.facts.expire_at is not None:
@@ -211,7 +215,7 @@ class UserSessions(Control):
                 call_plain(self._on_connect, session, what="on_connect", client=client)
             yield session
         finally:
-            held = self._store.end(user, client)
+            held = self.store.end(user, client)
             ended = session.end()
             # It is not held here any more where this process was forked meanwhile.
             if held:
@@ -300,7 +304,7 @@ class UserSessions(Control):
 
         >>> UserSessions().join()
         """
-        self._store.join()
+        self.store.join()
 
     def drain(self, *, timeout: float = 5.0) -> int:
         """Refuse new sessions, end the open ones with 3001 `shutdown`, and give how many are left.
@@ -344,7 +348,7 @@ class UserSessions(Control):
         self._expiry.stop()
         for fetcher in self._fetchers.values():
             fetcher.close()
-        self._store.close(timeout=time_left(timeout, since=began))
+        self.store.close(timeout=time_left(timeout, since=began))
 
     def run(self, flow: Flow[T]) -> T:
         """Drive one of this library's flows with what this object holds."""
@@ -368,7 +372,7 @@ class UserSessions(Control):
 
     def _answer(self, request: Request) -> Reply:
         if isinstance(request, StoreRequest):
-            return self._store.answer(request)
+            return self.store.answer(request)
         if isinstance(request, Fetch):
             return self._fetching().fetch(request)
         if isinstance(request, Call):
@@ -390,7 +394,7 @@ class _Keeper:
         self._sessions = sessions
 
     def touch(self, client: str, user: str) -> None:
-        self._sessions._store.touch(user, client)
+        self._sessions.store.touch(user, client)
 
     def rebind(self, client: str, user: str, token: str) -> None:
         self._sessions.run(self._sessions.operations.rebind(client, user, token))

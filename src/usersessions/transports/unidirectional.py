@@ -130,6 +130,8 @@ class Stream:
         ping_interval: seconds of silence before a ping.
         ttl: seconds until the session expires; None if it never does.
         now: the time of the connect frame, on a monotonic clock.
+        longest_silence: seconds after which there is a ping in any case; the client may go by
+            `ping_interval` all the same.
 
     >>> stream = Stream("c1", Identity("42"), version="1.0", ping_interval=25, now=100.0)
     >>> stream.connect_frame
@@ -147,9 +149,10 @@ class Stream:
         ping_interval: int,
         now: float,
         ttl: int | None = None,
+        longest_silence: int | None = None,
     ) -> None:
-        self._ping_interval = ping_interval
-        self.next_deadline = now + ping_interval
+        self._silence = min(ping_interval, longest_silence or ping_interval)
+        self.next_deadline = now + self._silence
         expiry: dict[str, JSON] = {} if ttl is None else {"expires": True, "ttl": ttl}
         head = dumps({"client": client, "version": version, "ping": ping_interval, **expiry})
         data = b"" if identity.data_json is None else b',"data":' + identity.data_json
@@ -159,5 +162,5 @@ class Stream:
         """The frame that is due by now; None if none is."""
         if now < self.next_deadline:
             return None
-        self.next_deadline = now + self._ping_interval
+        self.next_deadline = now + self._silence
         return PING

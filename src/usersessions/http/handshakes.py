@@ -1,0 +1,104 @@
+"""Who opens a connection that the app itself serves, such as a WebSocket: read from its handshake.
+
+1. The app says who it is, where it has authenticated already; else a token does: as a bearer token,
+   or, since browsers cannot set headers on a WebSocket, as the query parameter `access_token`
+   (RFC 6750, 2.3); else the connect proxy.
+2. Where no token says who connects, a foreign page may have had a browser send its cookies along:
+   the origin is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from urllib.parse import unquote_plus
+
+from ..flows import Flow
+from ..models import ConnectRequest, Identity
+from ..operations import Admitted, Operations
+from .authentication import bearer
+from .base import Request
+from .connection import check_origin, remote_address
+from .endpoints import checked_hops, checked_origins
+
+__all__ = ["Handshakes", "without_token"]
+
+_PARAMETER = "access_token"
+
+
+class Handshakes:
+    """Decides on connections of the app's own.
+
+    Args:
+        operations: what carries it out.
+        allowed_origins: origins whose pages may connect without a token, such as
+            `"https://app.example.com"`; the page's own host always may.
+        trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`.
+
+    Raises:
+        ConfigError: if a value is outside of its bounds.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        *,
+        allowed_origins: Collection[str] = (),
+        trusted_hops: int = 0,
+    ) -> None:
+        self._operations = operations
+        self._allowed_origins = checked_origins(allowed_origins)
+        self._trusted_hops = checked_hops(trusted_hops)
+
+    def admit(
+        self,
+        request: Request,
+        *,
+        transport: str,
+        peer: str | None,
+        who: Identity | str | None = None,
+        client: str | None = None,
+        app_name: str | None = None,
+        app_version: str | None = None,
+    ) -> Flow[Admitted]:
+        """Say who opens a connection.
+
+        Args:
+            request: the handshake; its body is not looked at.
+            transport: how the connection is made, as lists show it.
+            peer: the other end of the TCP connection.
+            who: whom the app has authenticated: their identity, or their user ID; None asks the
+                token, and without one the connect proxy.
+            client: the ID that the connection has; None draws one.
+            app_name: the client's app name.
+            app_version: the client's app version.
+
+        Raises:
+            ConnectRefused: if they may not.
+            InvalidValue: if a value is outside of its bounds.
+        """
+        headers = request.headers
+        token = bearer(headers) or request.parameter(_PARAMETER)
+        if token is None:
+            check_origin(headers, self._allowed_origins)
+        asked = ConnectRequest(
+            self._operations.node.client_ids.draw() if client is None else client,
+            transport,
+            token=token if who is None else None,
+            name=app_name,
+            version=app_version,
+            headers=headers,
+            remote_addr=remote_address(peer, headers, trusted_hops=self._trusted_hops),
+            user_agent=headers.get("user-agent"),
+        )
+        identity = Identity(who) if isinstance(who, str) else who
+        return (yield from self._operations.admit(asked, identity=identity))
+
+
+def without_token(query: str) -> str:
+    """A query string without its token, for logs; undecoded, as it came.
+
+    >>> without_token("room=5&access_token=e30.e30.c2ln")
+    'room=5'
+    """
+    kept = [pair for pair in query.split("&") if unquote_plus(pair.partition("=")[0]) != _PARAMETER]
+    return "&".join(kept)

@@ -1,0 +1,146 @@
+"""Waiting in a thread for a session to be told to end, and for its client to leave.
+
+1. Nothing is polled where the system can say that the other end has closed its connection
+   (POLLRDHUP, on Linux). A client that has closed its half only counts as gone, as it does for the
+   servers on event loops.
+2. A client whose network vanished says nothing at all. So the system is asked to give a connection
+   up when what was sent has not been acknowledged for some seconds (TCP_USER_TIMEOUT, RFC 5482).
+3. Elsewhere only writing shows that a client is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from ..models import Disconnect
+
+__all__ = ["MAX_UNACKNOWLEDGED", "ClientSocket", "Watch", "bound_silence", "watching"]
+
+MAX_UNACKNOWLEDGED = 15
+"""How long what was sent may stay unacknowledged, in seconds.
+
+With the default of 25 seconds between pings, a client is missed within 40.
+"""
+
+
+class ClientSocket(Protocol):
+    """A socket, as far as it is looked at here."""
+
+    def fileno(self) -> int:
+        """Its file descriptor."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:
+        """Set an option of it."""
+
+
+class Watch(ABC):
+    """Waits for what may happen to a session.
+
+    Attributes:
+        told: how the session was told to end; None if it was not.
+        client_is_gone: whether the client has left, as far as can be seen.
+    """
+
+    sees_client: bool
+
+    def __init__(self) -> None:
+        self.told: Disconnect | None = None
+        self.client_is_gone = False
+
+    def tell(self, disconnect: Disconnect) -> None:
+        """Tell the session to end; from any thread."""
+        self.told = disconnect
+        self._wake()
+
+    @abstractmethod
+    def _wake(self) -> None: ...
+
+    @abstractmethod
+    def wait(self, seconds: float) -> None:
+        """Wait until something happens, but at most some seconds."""
+
+
+@contextmanager
+def watching(client_socket: ClientSocket | None, *, silence: int) -> Generator[Watch, None, None]:
+    """Watch a client, if it can be seen.
+
+    Args:
+        client_socket: its connection.
+        silence: how long what was sent may stay unacknowledged at most, in seconds.
+    """
+    if client_socket is None or not hasattr(select, "POLLRDHUP"):
+        yield _BlindWatch()
+        return
+    bound_silence(client_socket, seconds=silence)
+    watch = _SocketWatch(client_socket)
+    try:
+        yield watch
+    finally:
+        watch.stop()
+
+
+def bound_silence(client_socket: ClientSocket, *, seconds: int) -> None:
+    """Have a connection given up when what was sent stays unacknowledged.
+
+    Args:
+        client_socket: a TCP connection, or what accepts some, which inherit it; others, and systems
+            that cannot do so, are passed over.
+        seconds: for how long, at most `MAX_UNACKNOWLEDGED`.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = 1000 * min(seconds, MAX_UNACKNOWLEDGED)
+        with suppress(OSError):
+            client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+class _BlindWatch(Watch):
+    sees_client = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = threading.Event()
+
+    def _wake(self) -> None:
+        self._told.set()
+
+    def wait(self, seconds: float) -> None:
+        self._told.wait(seconds)
+
+
+class _SocketWatch(Watch):
+    sees_client = True
+
+    def __init__(self, client_socket: ClientSocket) -> None:
+        super().__init__()
+        self._client = client_socket.fileno()
+        self._woken, self._waker = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(self._woken, select.POLLIN)
+        self._poll.register(self._client, select.POLLRDHUP)
+        # Whoever tells must not write to a file descriptor that was closed meanwhile: it may be
+        # another file's by then.
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def _wake(self) -> None:
+        with self._lock:
+            if not self._stopped:
+                os.write(self._waker, b"!")
+
+    def wait(self, seconds: float) -> None:
+        events = self._poll.poll(max(0.0, seconds) * 1000)
+        self.client_is_gone = any(descriptor == self._client for descriptor, _ in events)
+
+    def stop(self) -> None:
+        """Release what it holds."""
+        with self._lock:
+            self._stopped = True
+            os.close(self._woken)
+            os.close(self._waker)

@@ -1,0 +1,169 @@
+"""WSGI (PEP 3333), without a framework: requests answered, streams iterated.
+
+1. A stream holds the thread that iterates it for as long as it is open. That is WSGI's nature.
+2. The query of a request is taken out of its environ: it may hold a token or a key, and servers
+   write it into their access logs once a response is over. (They still do where something in
+   between made a copy of the environ.)
+3. Where a server puts the client's socket into the environ, a client that leaves is noticed at
+   once; elsewhere with the second ping after it has left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from ..sessions import UserSessions
+from .base import MAX_BODY_BYTES, Request, Response
+from .blocking import stream_body
+from .connection import STREAM_HEADERS, read_request
+from .endpoints import Endpoints
+from .watch import ClientSocket
+from .workers import warn_of_other_workers
+
+__all__ = ["Environ", "StartResponse", "UserSessionsWSGI", "read_environ", "read_headers"]
+
+Environ: TypeAlias = "dict[str, Any]"
+StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
+
+_SOCKETS = ("gunicorn.socket", "werkzeug.socket")
+_TARGETS = ("RAW_URI", "REQUEST_URI")
+
+
+class UserSessionsWSGI:
+    """A WSGI app that serves the server API, users' own sessions and the two HTTP streams.
+
+    Each open stream holds a thread of the server. A WebSocket needs more than WSGI has: see the
+    adapter for Flask.
+
+    Args:
+        sessions: what it serves.
+        api_keys: who may use the server API, each of 16 to 255 visible ASCII characters; without
+            any, it answers 401 to all.
+        ping_interval: seconds of silence before a ping on a stream, from 1 to 3600.
+        allowed_origins: origins whose pages may connect without a token, such as
+            `"https://app.example.com"`; the page's own host always may.
+        trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`, so
+            that lists show the client's address; 0 believes no such header.
+
+    Raises:
+        ConfigError: if a value is outside of its bounds.
+
+    >>> app = UserSessionsWSGI(UserSessions(), api_keys=["an-api-key-of-yours"])
+    """
+
+    def __init__(
+        self,
+        sessions: UserSessions,
+        *,
+        api_keys: Iterable[str] = (),
+        ping_interval: int = 25,
+        allowed_origins: Collection[str] = (),
+        trusted_hops: int = 0,
+    ) -> None:
+        self._sessions = sessions
+        self._endpoints = Endpoints(
+            sessions.operations,
+            api_keys=api_keys,
+            ping_interval=ping_interval,
+            allowed_origins=allowed_origins,
+            trusted_hops=trusted_hops,
+        )
+        self._has_served = False
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        response, body = self.respond(environ, _path(environ))
+        status = HTTPStatus(response.status)
+        start_response(f"{status.value} {status.phrase}", list(response.headers.items()))
+        return body
+
+    def respond(self, environ: Environ, path: str) -> tuple[Response, Iterable[bytes]]:
+        """Answer a request, for a framework that has an idiom of its own for responses.
+
+        Args:
+            environ: the request; its query is taken out of it.
+            path: its path, from where this app is mounted.
+
+        Returns:
+            The response without its body, and its body. The body of a stream is a generator, which
+            has to be closed if it is not iterated to its end, as servers do.
+        """
+        if not self._has_served:
+            self._has_served = True
+            warn_of_other_workers(self._sessions.store, told=bool(environ.get("wsgi.multiprocess")))
+        request = read_environ(environ)
+        transport = self._endpoints.transport(path)
+        if transport is None:
+            response = self._sessions.run(self._endpoints.answer(path, request))
+            return _whole(response)
+        message = read_request(request, transport)
+        if isinstance(message, Response):
+            return _whole(message)
+        head = Response(200, headers={"content-type": transport.media_type, **STREAM_HEADERS})
+        return head, stream_body(
+            self._sessions,
+            self._endpoints,
+            message,
+            transport,
+            headers=request.headers,
+            peer=environ.get("REMOTE_ADDR") or None,
+            client_socket=_socket(environ),
+        )
+
+
+def read_environ(environ: Environ) -> Request:
+    """Read a whole request, but no more of its body than any handler takes."""
+    query = environ.get("QUERY_STRING", "")
+    environ["QUERY_STRING"] = ""
+    for name in _TARGETS:
+        if name in environ:
+            environ[name] = environ[name].partition("?")[0]
+    body = b"".join(_body(environ))
+    return Request(
+        environ["REQUEST_METHOD"],
+        query,
+        read_headers(environ),
+        body if len(body) <= MAX_BODY_BYTES else None,
+    )
+
+
+def read_headers(environ: Environ) -> dict[str, str]:
+    """The headers of a request, as `Request` has them."""
+    headers = {
+        name[len("HTTP_") :].replace("_", "-").lower(): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
+    if environ.get("CONTENT_TYPE"):
+        headers["content-type"] = environ["CONTENT_TYPE"]
+    return headers
+
+
+def _body(environ: Environ) -> Iterator[bytes]:
+    left = MAX_BODY_BYTES + 1
+    length = environ.get("CONTENT_LENGTH") or ""
+    if length.isascii() and length.isdigit():
+        left = min(left, int(length))
+    elif not environ.get("wsgi.input_terminated"):
+        # Without a length, reading could go on into whatever comes next, or wait for ever.
+        return
+    while left and (chunk := environ["wsgi.input"].read(left)):
+        left -= len(chunk)
+        yield chunk
+
+
+def _whole(response: Response) -> tuple[Response, Iterable[bytes]]:
+    headers = {**response.headers, "content-length": str(len(response.body))}
+    return Response(response.status, headers=headers), [response.body]
+
+
+def _path(environ: Environ) -> str:
+    # It is UTF-8, as bytes in the guise of text.
+    path: str = environ.get("PATH_INFO", "")
+    return path.encode("latin-1").decode(errors="replace")
+
+
+def _socket(environ: Environ) -> ClientSocket | None:
+    return next((environ[name] for name in _SOCKETS if name in environ), None)
