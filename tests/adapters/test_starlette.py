@@ -10,17 +10,36 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, WebSocketRoute
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tests.adapters.apps import TARGETS
+from tests.adapters.apps.shared import SECRET
+from tests.adapters.apps.targets import TARGETS
 from tests.adapters.serving import ENVIRONMENT, SHUTDOWN, new_user, token
 from tests.conftest import Serve
-from tests.http.exchange import Connection, Exchange, scope, sessions_held
+from tests.http.exchange import Connection, Exchange, scope, sessions_held, settle
 from tests.servers import python
 from tests.streams import ask, open_stream
-from usersessions import AsyncUserSessions, ConfigError, ConnectRefused, Disconnect, Identity
-from usersessions.adapters.starlette import close_websocket, lifespan, routes
+from usersessions import (
+    AsyncUserSessions,
+    ConfigError,
+    ConnectRefused,
+    Disconnect,
+    Identity,
+    Key,
+    SessionLimit,
+    TokenVerifier,
+)
+from usersessions.adapters.starlette import (
+    close_websocket,
+    current_identity,
+    lifespan,
+    routes,
+    track,
+)
+from usersessions.http.asgi import Message
 
 KEY = "the-key-of-the-server-api"
 
@@ -185,3 +204,97 @@ async def test_a_websocket_is_closed_with_code_and_reason_also_where_its_client_
     websocket = LeavingWebSocket(error)
     await close_websocket(websocket, why)  # type: ignore[arg-type]  # all of it that is used
     assert websocket.closed == ([] if error else [(4001, "bye")])
+
+
+# Who asks, and the app's own WebSockets -----------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_a_tracked_websocket_is_listed_as_what_it_is_and_closed_with_code_and_reason() -> (
+    None
+):
+    sessions = AsyncUserSessions()
+
+    async def own(websocket: WebSocket) -> None:
+        identity = Identity("42", meta={"plan": "pro"})
+        async with track(
+            websocket, sessions, who=identity, subprotocol="v1", app_name="web", app_version="2"
+        ) as session:
+            await websocket.send_text(session.client)
+            await websocket.receive_text()
+        await settle()
+
+    app = Starlette(routes=[WebSocketRoute("/own", own)])
+    exchange = Exchange(app, scope("/own", kind="websocket"), [{"type": "websocket.connect"}])
+    client = (await exchange.message(1))["text"]
+    assert exchange.sent[0]["subprotocol"] == "v1"
+    ((listed, info),) = (await sessions.user_connections("42")).items()
+    assert (listed, info.app_name, info.app_version) == (client, "web", "2")
+    assert (info.transport, info.meta) == ("websocket", {"plan": "pro"})
+    await sessions.disconnect("42", code=4001, reason="moved", timeout=0)
+    assert await exchange.message(2) == {
+        "type": "websocket.close",
+        "code": 4001,
+        "reason": "moved",
+    }
+    exchange.push({"type": "websocket.disconnect", "code": 4001})
+    await exchange.end()
+    assert sessions_held(sessions) == 0
+
+
+@pytest.mark.anyio
+async def test_a_websocket_that_a_foreign_page_opens_is_refused_whomever_the_app_says() -> None:
+    sessions = AsyncUserSessions()
+
+    async def own(websocket: WebSocket) -> None:
+        async with track(websocket, sessions, who="42", allowed_origins=["https://a.example"]):
+            raise AssertionError("it was let in")
+
+    app = Starlette(routes=[WebSocketRoute("/own", own)])
+    headers = [(b"origin", b"https://evil.example"), (b"host", b"b.example")]
+    exchange = Exchange(
+        app, scope("/own", kind="websocket", headers=headers), [{"type": "websocket.connect"}]
+    )
+    await exchange.end()
+    assert exchange.sent[1:] == [
+        {"type": "websocket.close", "code": 3507, "reason": "permission denied"}
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_websocket_that_is_told_to_end_before_it_is_accepted_is_closed_after_that() -> None:
+    sessions = AsyncUserSessions(limit=SessionLimit(1, policy="evict_oldest"))
+
+    async def own(websocket: WebSocket) -> None:
+        async with track(websocket, sessions, who="42"):
+            await websocket.receive_text()
+
+    app = Starlette(routes=[WebSocketRoute("/own", own)])
+    opened: list[Message] = [{"type": "websocket.connect"}]
+    first = Exchange(app, scope("/own", kind="websocket"), opened)
+    second = Exchange(app, scope("/own", kind="websocket"), opened)
+    for exchange in (first, second):
+        await exchange.message(0)
+    assert (await first.message(1))["code"] == 3504
+    for exchange in (first, second):
+        assert exchange.sent[0]["type"] == "websocket.accept"
+        exchange.push({"type": "websocket.disconnect", "code": 1000})
+        await exchange.end()
+    assert sessions_held(sessions) == 0
+
+
+@pytest.mark.anyio
+async def test_an_endpoint_knows_who_asks_or_answers_401() -> None:
+    sessions = AsyncUserSessions(TokenVerifier(Key(SECRET, algorithm="HS256")))
+
+    async def me(request: Request) -> PlainTextResponse:
+        return PlainTextResponse((await current_identity(request, sessions)).user)
+
+    app = Starlette(routes=[Route("/me", me)])
+    for authorization, status in ((f"Bearer {token('42')}", 200), ("Bearer no", 401), ("", 401)):
+        headers = [(b"authorization", authorization.encode())]
+        exchange = Exchange(app, scope("/me", method="GET", headers=headers))
+        await exchange.end()
+        assert exchange.sent[0]["status"] == status
+        challenge = dict(exchange.sent[0]["headers"]).get(b"www-authenticate")
+        assert challenge == (None if status == 200 else b"Bearer")

@@ -1,23 +1,32 @@
-"""Starlette, and FastAPI, which uses these as they are."""
+"""Starlette, and FastAPI, which is built on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractAsyncContextManager, suppress
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from ..errors import ConnectRefused, require
 from ..http.app import UserSessionsApp
+from ..http.asgi import peer_of, read_headers
+from ..http.authentication import Refusal, authenticate
+from ..http.base import Request
+from ..http.connection import checked_disconnect
 from ..http.endpoints import PATHS, WEBSOCKET_PATH
+from ..http.handshakes import Handshakes, without_token
 from ..http.lifespan import lifespan as hold
-from ..models import Disconnect
+from ..live import AsyncSession
+from ..models import Disconnect, Identity
 from ..sessions import AsyncUserSessions
 
 require("starlette", extra="starlette")
-from starlette.routing import BaseRoute, Route, WebSocketRoute  # noqa: E402 - checked above
+from starlette.exceptions import HTTPException, WebSocketException  # noqa: E402 - checked above
+from starlette.requests import HTTPConnection  # noqa: E402
+from starlette.routing import BaseRoute, Route, WebSocketRoute  # noqa: E402
 from starlette.websockets import WebSocket, WebSocketDisconnect  # noqa: E402
 
-__all__ = ["close_websocket", "lifespan", "routes"]
+__all__ = ["close_websocket", "current_identity", "lifespan", "routes", "track"]
 
 
 def routes(
@@ -57,6 +66,100 @@ def lifespan(
     In a lifespan of your own, enter `lifespan(sessions)(app)`.
     """
     return lambda app: hold(sessions)
+
+
+async def current_identity(request: HTTPConnection, sessions: AsyncUserSessions) -> Identity:
+    """Say who makes a request, by its bearer token (RFC 6750).
+
+    Raises:
+        HTTPException: with 401 if there is no token, or it is refused, was revoked, or its user is
+            blocked; with 503 if that cannot be said now.
+
+    >>> async def me(request):
+    ...     identity = await current_identity(request, sessions)
+    ...     return PlainTextResponse(identity.user)
+    """
+    who = await sessions.run(authenticate(sessions.operations, read_headers(request.scope)))
+    if isinstance(who, Refusal):
+        raise HTTPException(who.status, who.message, dict(who.headers))
+    return who
+
+
+@asynccontextmanager
+async def track(
+    websocket: WebSocket,
+    sessions: AsyncUserSessions,
+    *,
+    who: Identity | str | None = None,
+    subprotocol: str | None = None,
+    app_name: str | None = None,
+    app_version: str | None = None,
+    allowed_origins: Collection[str] = (),
+    trusted_hops: int = 0,
+) -> AsyncGenerator[AsyncSession, None]:
+    """Accept a WebSocket of the app's own, and hold its session inside the block.
+
+    It is closed with the code and the reason when the session has to end. That the client leaves
+    (`WebSocketDisconnect`) just ends the block.
+
+    Args:
+        websocket: one that was not accepted yet; a client that may not connect has to be told why,
+            so it is accepted in any case.
+        sessions: where it is registered.
+        who: whom the app has authenticated: their identity, or their user ID; None asks the bearer
+            token, or the query parameter `access_token`, and without one the connect proxy.
+        subprotocol: the WebSocket subprotocol to accept with.
+        app_name: the client's app name.
+        app_version: the client's app version.
+        allowed_origins: origins whose pages may connect without a token, such as
+            `"https://app.example.com"`; the page's own host always may.
+        trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`.
+
+    Raises:
+        WebSocketException: if the client may not connect; Starlette closes the WebSocket with it.
+        ConfigError: if `allowed_origins` or `trusted_hops` is not what it has to be.
+        InvalidValue: if another value is outside of its bounds.
+
+    >>> async def chat(websocket):
+    ...     async with track(websocket, sessions) as session:
+    ...         async for text in websocket.iter_text():
+    ...             session.touch()
+    """
+    scope = websocket.scope
+    query = scope.get("query_string", b"").decode("latin-1")
+    # Servers write the query into their access logs when a WebSocket is accepted.
+    scope["query_string"] = without_token(query).encode("latin-1")
+    handshakes = Handshakes(
+        sessions.operations, allowed_origins=allowed_origins, trusted_hops=trusted_hops
+    )
+    accepted = asyncio.Event()
+
+    async def close(disconnect: Disconnect) -> None:
+        await accepted.wait()
+        await close_websocket(websocket, disconnect)
+
+    async with AsyncExitStack() as held:
+        try:
+            admission = handshakes.admit(
+                Request("GET", query, read_headers(scope)),
+                transport="websocket",
+                peer=peer_of(scope),
+                who=who,
+                app_name=app_name,
+                app_version=app_version,
+            )
+            admitted = await sessions.run(admission)
+            session = await held.enter_async_context(sessions.hold(admitted, close=close))
+        except ConnectRefused as refused:
+            told = checked_disconnect(refused)
+            await websocket.accept(subprotocol)
+            raise WebSocketException(told.code, told.reason) from None
+        try:
+            await websocket.accept(subprotocol)
+        finally:
+            accepted.set()
+        with suppress(WebSocketDisconnect):
+            yield session
 
 
 async def close_websocket(websocket: WebSocket, why: Disconnect | ConnectRefused) -> None:
