@@ -23,18 +23,11 @@ from typing import Annotated
 import jwt
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
-from usersessions import (
-    AsyncUserSessions,
-    ConnectRefused,
-    Identity,
-    Key,
-    TokenError,
-    TokenVerifier,
-)
-from usersessions.adapters.starlette import close_websocket, lifespan, routes
+from usersessions import AsyncUserSessions, ConnectRefused, Identity, Key, TokenVerifier
+from usersessions.adapters.fastapi import UserSessionsRouter
+from usersessions.adapters.starlette import close_websocket
 
 
 def secret_of(name: str) -> str:
@@ -51,7 +44,9 @@ API_KEY = secret_of("USERSESSIONS_API_KEY")
 PASSWORD = secret_of("APP_PASSWORD")
 
 sessions = AsyncUserSessions(TokenVerifier(Key(SECRET, algorithm="HS256")))
-app = FastAPI(routes=routes(sessions, api_keys=[API_KEY]), lifespan=lifespan(sessions))
+realtime = UserSessionsRouter(sessions, api_keys=[API_KEY])
+app = FastAPI()
+app.include_router(realtime)
 
 
 class Login(BaseModel):
@@ -75,17 +70,10 @@ async def login(form: Login) -> dict[str, str]:
     return {"token": jwt.encode(claims, SECRET, algorithm="HS256")}
 
 
-async def signed_in(
-    bearer: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())],
-) -> Identity:
-    try:
-        return await sessions.authenticate(bearer.credentials)
-    except TokenError as error:
-        raise HTTPException(401, "the token is refused", {"WWW-Authenticate": "Bearer"}) from error
-
-
 @app.post("/logout-everywhere")
-async def logout_everywhere(caller: Annotated[Identity, Depends(signed_in)]) -> dict[str, int]:
+async def logout_everywhere(
+    caller: Annotated[Identity, Depends(realtime.current_identity)],
+) -> dict[str, int]:
     ended = await sessions.invalidate_user_tokens(caller.user)
     return {"ended": len(ended.closed) + len(ended.unconfirmed)}
 

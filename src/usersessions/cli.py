@@ -26,6 +26,7 @@ import jwt
 from .config import ENVIRONMENT_PREFIX, HMAC_ALGORITHM, Settings, load
 from .errors import ConfigError, UserSessionsError, require
 from .http.base import MAX_BODY_BYTES
+from .http.watch import bound_silence
 from .models import Identity
 from .sessions import UserSessions
 from .strictjson import JSON, dumps, loads
@@ -342,6 +343,8 @@ def _serve(arguments: argparse.Namespace) -> None:
         )
     )
     sockets = _listen(settings.host, settings.port)
+    for opened in sockets:
+        bound_silence(opened, seconds=settings.ping_interval)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     if not (settings.api_key or settings.api_keys):
         logger.warning("api_key is not set: the server API refuses everybody")

@@ -183,3 +183,19 @@ def test_after_a_late_ping_the_next_one_is_a_whole_interval_away() -> None:
     assert pings.due(57.0) == PING
     assert pings.next_deadline == 67.0
     assert pings.due(57.0) is None
+
+
+@pytest.mark.parametrize(("longest", "due"), [(18, 18.0), (60, 25.0), (None, 25.0)])
+def test_a_stream_may_ping_sooner_than_its_client_is_told(longest: int | None, due: float) -> None:
+    pings = Stream(
+        "c1",
+        Identity("42"),
+        version="1.0",
+        ping_interval=25,
+        now=0.0,
+        longest_silence=longest,
+    )
+    assert b'"ping":25' in pings.connect_frame
+    assert pings.next_deadline == due
+    assert pings.due(due) == PING
+    assert pings.next_deadline == 2 * due
