@@ -23,11 +23,18 @@ def make() -> tuple[AsyncUserSessions, UserSessionsApp]:
 
 
 async def status(
-    path: str, *, root_path: str | None = None, method: str = "POST", key: str = KEY
+    path: str,
+    *,
+    root_path: str | None = None,
+    raw_path: bytes | None = None,
+    method: str = "POST",
+    key: str = KEY,
 ) -> int:
     """The status that the app answers with, to a command or connect request of a client."""
     _, app = make()
     given = scope(path, method=method, headers=[(b"x-api-key", key.encode())], root_path=root_path)
+    if raw_path is not None:
+        given["raw_path"] = raw_path
     exchange = Exchange(app, given, BODY)
     head = await exchange.message(0)
     if "/uni_" in path:
@@ -106,6 +113,24 @@ async def test_a_mount_point_is_no_part_of_the_path(
     root_path: str, path: str, expected: int
 ) -> None:
     assert await status(path, root_path=root_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "raw_path", "expected"),
+    [
+        ("/api/user_connections/", b"/rt/api/user_connections", 200),
+        ("/api/user_connections", b"/rt/api/user_connections/", 404),
+        ("/api", b"/api/", 404),
+        ("/api/", b"/api/", 404),
+        ("/api", b"/api", 200),
+        ("/api", b"", 200),
+        ("", b"/rt", 404),
+    ],
+)
+async def test_a_slash_that_a_router_adds_or_drops_makes_no_difference(
+    path: str, raw_path: bytes, expected: int
+) -> None:
+    assert await status(path, raw_path=raw_path) == expected
 
 
 async def test_what_cannot_be_read_is_refused_with_a_status() -> None:
