@@ -18,8 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.conftest import Serve
-from tests.servers import python, until
+from tests.servers import UNMEASURED, python, serving, until
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "docs/server-api.md"]
@@ -60,17 +59,17 @@ def exchanges() -> list[Exchange]:
     ]
 
 
-@pytest.fixture
-def url(serve: Serve, tmp_path: Path) -> str:
-    """Where the README's app runs."""
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the README's app runs; each test leaves it without sessions."""
+    folder = tmp_path_factory.mktemp("app")
     found = _APP.search((ROOT / "README.md").read_text())
     assert found
-    (tmp_path / "app.py").write_text(found[1])
-    server = serve(
-        python("-m", "uvicorn", "--app-dir", str(tmp_path), "--port", "0", "app:app"),
-        env={"USERSESSIONS_TOKEN_HMAC_SECRET_KEY": SECRET, "USERSESSIONS_API_KEY": API_KEY},
-    )
-    return server.url
+    (folder / "app.py").write_text(found[1])
+    command = python("-m", "uvicorn", "--app-dir", str(folder), "--port", "0", "app:app")
+    secrets = {"USERSESSIONS_TOKEN_HMAC_SECRET_KEY": SECRET, "USERSESSIONS_API_KEY": API_KEY}
+    with serving(command, log=folder / "server.log", env={**UNMEASURED, **secrets}) as server:
+        yield server.url
 
 
 def post(url: str, *, body: bytes) -> str:
@@ -93,8 +92,8 @@ def settled(answer: str) -> str:
 
 @contextmanager
 def echo(url: str, **claims: object) -> Iterator[ClientConnection]:
-    with connect(f"{url.replace('http', 'ws')}/echo") as socket:
-        socket.send(jwt.encode({"sub": "42", **claims}, SECRET))
+    token = jwt.encode({"sub": "42", **claims}, SECRET)
+    with connect(f"{url.replace('http', 'ws')}/echo?access_token={token}") as socket:
         yield socket
 
 
@@ -114,12 +113,19 @@ def test_the_app_of_the_readme_lists_its_socket_and_closes_it_when_told(url: str
 
 
 def test_the_app_of_the_readme_refuses_a_token_that_it_did_not_make(url: str) -> None:
-    with connect(f"{url.replace('http', 'ws')}/echo") as socket:
-        socket.send(jwt.encode({"sub": "42"}, SECRET[::-1]))
-        with pytest.raises(ConnectionClosed) as closed:
-            socket.recv(timeout=10)
+    token = jwt.encode({"sub": "42"}, SECRET[::-1])
+    address = f"{url.replace('http', 'ws')}/echo?access_token={token}"
+    with connect(address) as socket, pytest.raises(ConnectionClosed) as closed:
+        socket.recv(timeout=10)
     assert closed.value.rcvd
     assert closed.value.rcvd.code == 3500
+
+
+def test_the_app_of_the_readme_knows_who_asks(url: str) -> None:
+    token = jwt.encode({"sub": "42"}, SECRET)
+    request = urllib.request.Request(f"{url}/me", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert json.load(response) == "42"
 
 
 def test_each_request_that_a_page_shows_gets_the_answer_shown(url: str) -> None:
