@@ -1,0 +1,387 @@
+"""python-socketio: each connected socket is a session, named by its sid.
+
+1. A socket is registered once the app's own `connect` handler has let it in, and before its client
+   hears so. Whoever is refused, by the app or by us, was never visible.
+2. Its session is over before the app's `disconnect` handler is called, whatever ended the socket.
+3. The app's handlers are called as they were, whenever they were registered: not they are replaced,
+   but how the server calls them. Where we refuse what the app's `connect` has let in, its
+   `disconnect` is called, so that its own books are right.
+4. A socket that is told to end, or is lost, while it is being let in, ends as soon as it is in.
+5. A client may name an event "connect" or "disconnect", too; such an event is an event.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Generic, TypeAlias, TypeVar, cast, overload
+
+from ..callbacks import call_awaited, call_plain, is_async
+from ..errors import (
+    ConfigError,
+    ConnectRefused,
+    DisconnectCode,
+    InvalidValue,
+    NoSuchSession,
+    require,
+)
+from ..flows import Flow, Reply, Request, arun, expect, run
+from ..http import asgi, wsgi
+from ..http.connection import check_origin, checked_disconnect, read_first_message, remote_address
+from ..http.endpoints import checked_hops
+from ..live import AsyncSession, Session
+from ..models import Disconnect, Identity
+from ..operations import Admitted
+from ..sessions import AsyncUserSessions, UserSessions
+from ..strictjson import dumps
+from ..transports.unidirectional import Transport
+
+require("socketio", extra="socketio")
+import socketio  # type: ignore[import-untyped]  # noqa: E402 - checked above
+from socketio.exceptions import (  # type: ignore[import-untyped]  # noqa: E402
+    ConnectionRefusedError as SocketRefused,
+)
+
+__all__ = ["DISCONNECT_EVENT", "Identify", "Tracking", "track"]
+
+logger = logging.getLogger(__name__)
+
+S = TypeVar("S", Session, AsyncSession)
+Who: TypeAlias = "Identity | str | None"
+Identify: TypeAlias = Callable[[str, "dict[str, Any]", Any], "Who | Awaitable[Who]"]
+
+DISCONNECT_EVENT = "usersessions:disconnect"
+"""The event that tells a client why it is about to be disconnected: `{"code", "reason"}`."""
+
+
+@overload
+def track(
+    sio: socketio.AsyncServer,
+    sessions: AsyncUserSessions,
+    *,
+    identify: Identify | None = None,
+    namespaces: Collection[str] | None = None,
+    trusted_hops: int = 0,
+) -> Tracking[AsyncSession]: ...
+
+
+@overload
+def track(
+    sio: socketio.Server,
+    sessions: UserSessions,
+    *,
+    identify: Identify | None = None,
+    namespaces: Collection[str] | None = None,
+    trusted_hops: int = 0,
+) -> Tracking[Session]: ...
+
+
+def track(
+    sio: Any,
+    sessions: Any,
+    *,
+    identify: Identify | None = None,
+    namespaces: Collection[str] | None = None,
+    trusted_hops: int = 0,
+) -> Any:
+    """Have each socket of a server be a session from now on.
+
+    Who connects is said by the client's `auth={"token": ...}`, else by the bearer token in its
+    `Authorization` header, else by the connect proxy. `name` and `version` in `auth` are its app's.
+
+    Args:
+        sio: an `AsyncServer`, or a `Server`.
+        sessions: where its sockets are registered: `AsyncUserSessions`, or `UserSessions`.
+        identify: says who connects where your app knows better. Given what a `connect` handler is,
+            `(sid, environ, auth)`, it returns an `Identity`, a user ID, or None to go on as above;
+            it raises `ConnectRefused` to refuse. With an `AsyncServer` it may be async.
+        namespaces: those whose sockets are sessions, such as `["/", "/chat"]`; None is all.
+        trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`, so
+            that lists show the client's address; 0 believes no such header.
+
+    Raises:
+        ConfigError: if a value cannot work, or one of `sio` and `sessions` is async and the other
+            is not.
+
+    >>> tracking = track(socketio.Server(async_mode="threading"), UserSessions())
+    """
+    return Tracking(sio, sessions, identify, namespaces, checked_hops(trusted_hops))
+
+
+class Tracking(Generic[S]):
+    """The sockets of a server as sessions; `track` makes it."""
+
+    def __init__(
+        self,
+        sio: Any,
+        sessions: Any,
+        identify: Identify | None,
+        namespaces: Collection[str] | None,
+        trusted_hops: int,
+    ) -> None:
+        awaits: bool = sio.is_asyncio_based()
+        if not isinstance(sessions, AsyncUserSessions if awaits else UserSessions):
+            raise ConfigError("an AsyncServer needs AsyncUserSessions, and a Server UserSessions")
+        if not awaits and is_async(identify):
+            raise ConfigError("a Server cannot await: make identify a plain function")
+        if isinstance(namespaces, str):
+            raise ConfigError("namespaces must be a list of strings, not one string")
+        self._sio, self._sessions = sio, sessions
+        self._identify, self._namespaces = identify, namespaces
+        self._trusted_hops = trusted_hops
+        self._drive: Any = (
+            partial(arun, answer=_aanswer) if awaits else partial(run, answer=_answer)
+        )
+        self._call = call_awaited if awaits else call_plain
+        self._sockets: dict[str, _Socket] = {}
+        self._connecting: dict[tuple[str, str], _Socket] = {}
+        self._holds: dict[str, Any] = {}
+        self._trigger, self._handle_connect = sio._trigger_event, sio._handle_connect
+        sio._trigger_event = self._event
+        sio._handle_connect = lambda *args: self._drive(self._connected(*args))
+
+    def identity(self, sid: str) -> Identity:
+        """Who is behind a socket; known from the app's `connect` to its `disconnect` handler.
+
+        Raises:
+            NoSuchSession: if no such socket is connected here.
+        """
+        return self._socket(sid).admitted.identity
+
+    def session(self, sid: str) -> S:
+        """The session of a socket, such as for `refresh`; there is one once `connect` is over.
+
+        Raises:
+            NoSuchSession: if no such socket is connected here.
+        """
+        session = self._socket(sid).session
+        if session is None:
+            raise NoSuchSession("the socket is not connected yet")
+        return cast(S, session)
+
+    def _socket(self, sid: str) -> _Socket:
+        try:
+            return self._sockets[sid]
+        except KeyError:
+            raise NoSuchSession("no socket with this sid is connected here") from None
+
+    # What the server calls ----------------------------------------------------------------------
+
+    def _event(self, event: str, namespace: str, *args: Any) -> Any:
+        if self._namespaces is None or namespace in self._namespaces:
+            manager, sid = self._sio.manager, args[0]
+            if event == "connect":
+                eio_sid = manager.eio_sid_from_sid(sid, namespace)
+                # The server gives its own environ; what a client sends is never that very object.
+                if len(args) > 1 and args[1] is self._sio.environ.get(eio_sid):
+                    return self._drive(self._let_in(namespace, eio_sid, *args))
+            elif event == "disconnect" and not manager.is_connected(sid, namespace):
+                return self._drive(self._gone(namespace, *args))
+            socket = self._sockets.get(sid)
+            if socket is not None and socket.session is not None:
+                socket.session.touch()
+        return self._trigger(event, namespace, *args)
+
+    def _let_in(
+        self, namespace: str, eio_sid: str, sid: str, environ: dict[str, Any], *auth: Any
+    ) -> Flow[object]:
+        # The server tries a handler with and without `auth`; who connects is asked once.
+        socket = self._sockets.get(sid)
+        if socket is None:
+            admitted = yield from self._admit(namespace, sid, environ, *auth)
+            socket = _Socket(sid, namespace, eio_sid, admitted)
+            self._sockets[sid] = self._connecting[eio_sid, namespace] = socket
+        accepted = yield from _Do(partial(self._trigger, "connect", namespace, sid, environ, *auth))
+        if accepted is False:
+            return False
+        close = partial(self._sio.start_background_task, self._end, socket)
+        hold = self._sessions.hold(socket.admitted, close=close)
+        try:
+            socket.session = yield from _Do(partial(_enter, hold))
+        except ConnectRefused as refused:
+            reason: str = self._sio.reason.SERVER_DISCONNECT
+            gone = (self._trigger, "disconnect", namespace, sid, reason)
+            yield from _Do(partial(self._call, *gone, what="disconnect", client=sid))
+            raise _refusal(refused) from refused
+        self._holds[sid] = hold
+        return accepted
+
+    def _connected(self, eio_sid: str, namespace: str | None, data: Any) -> Flow[None]:
+        key, was_handled = (eio_sid, namespace or "/"), False
+        try:
+            yield from _Do(partial(self._handle_connect, eio_sid, namespace, data))
+            was_handled = True
+        finally:
+            socket = self._connecting.pop(key, None)
+            if socket is not None and socket.session is None:
+                self._sockets.pop(socket.sid, None)
+            elif socket is not None and not was_handled:
+                self._sio.start_background_task(lambda: self._drive(self._drop(socket)))
+        if socket is None or socket.session is None:
+            return
+        socket.is_open = True
+        transport = self._sio.eio.sockets.get(eio_sid)
+        if socket.session.disconnect is not None:
+            yield from self._ending(socket, socket.session.disconnect)
+        elif (
+            # A transport that went meanwhile has passed over a socket that was not in yet.
+            transport is None
+            or transport.closing
+            or transport.closed
+            or not self._sio.manager.is_connected(socket.sid, socket.namespace)
+        ):
+            yield from self._drop(socket)
+
+    def _gone(self, namespace: str, sid: str, *reason: str) -> Flow[object]:
+        yield from self._leave(sid)
+        try:
+            return (yield from _Do(partial(self._trigger, "disconnect", namespace, sid, *reason)))
+        finally:
+            self._sockets.pop(sid, None)
+
+    # Who connects -------------------------------------------------------------------------------
+
+    def _admit(
+        self, namespace: str, sid: str, environ: dict[str, Any], auth: Any = None
+    ) -> Flow[Admitted]:
+        try:
+            return (yield from self._admitted(namespace, sid, environ, auth))
+        except ConnectRefused as refused:
+            raise _refusal(refused) from refused
+        except (SocketRefused, ConnectionRefusedError):
+            # The app's `identify` refuses as its `connect` would.
+            raise
+        except Exception:
+            # A verifier, proxy or `identify` of the app's own failed.
+            logger.exception("the connection of client %s failed", sid)
+            raise _refusal(ConnectRefused(DisconnectCode.INTERNAL_SERVER_ERROR)) from None
+
+    def _admitted(
+        self, namespace: str, sid: str, environ: dict[str, Any], auth: Any
+    ) -> Flow[Admitted]:
+        scope, who = environ.get("asgi.scope"), None
+        headers = wsgi.read_headers(environ) if scope is None else asgi.read_headers(scope)
+        # Other servers for asyncio than those of ASGI give an environ without the client's address.
+        peer = None if environ.get("wsgi.async") else environ.get("REMOTE_ADDR")
+        peer = peer if scope is None else asgi.peer_of(scope)
+        if self._identify is not None:
+            who = yield from _Do(partial(self._identify, sid, environ, auth))
+        try:
+            message = read_first_message(dumps(auth if isinstance(auth, dict) else {}))
+            token = None if who is not None else message.token or _bearer(headers)
+            request = replace(message, token=token).request(
+                sid,
+                Transport(f"socketio{namespace.rstrip('/')}", "application/json"),
+                headers,
+                remote_addr=remote_address(peer, headers, trusted_hops=self._trusted_hops),
+            )
+        except InvalidValue as error:
+            raise ConnectRefused(DisconnectCode.BAD_REQUEST) from error
+        if token is None and _lets_all_in(self._sio.eio.cors_allowed_origins):
+            check_origin(headers, ())
+        given: dict[str, Any] = {"user" if isinstance(who, str) else "identity": who}
+        flow = self._sessions.operations.admit(request, **given)
+        admitted: Admitted = yield from _Do(partial(self._sessions.run, flow))
+        return admitted
+
+    # How a socket ends --------------------------------------------------------------------------
+
+    def _end(self, socket: _Socket, disconnect: Disconnect) -> Any:
+        return self._drive(self._ending(socket, disconnect))
+
+    def _ending(self, socket: _Socket, disconnect: Disconnect) -> Flow[None]:
+        if not socket.is_open:
+            return
+        socket.is_open = False
+        why = {"code": disconnect.code, "reason": disconnect.reason}
+        to = {"to": socket.sid, "namespace": socket.namespace, "ignore_queue": True}
+        yield from _Do(partial(self._sio.emit, DISCONNECT_EVENT, why, **to))
+        transport = self._sio.eio.sockets.get(socket.eio_sid)
+        if not disconnect.reconnect:
+            yield from _Do(partial(self._sio.disconnect, socket.sid, namespace=socket.namespace))
+        elif transport is not None:
+            # Clients come back by themselves where their transport just closes; after a packet that
+            # says "disconnect" or "close", they do not.
+            yield from _Do(partial(transport.close, wait=False, abort=True))
+            yield from _Do(partial(transport.queue.put, None))
+
+    def _drop(self, socket: _Socket) -> Flow[None]:
+        yield from _Do(partial(self._sio.disconnect, socket.sid, namespace=socket.namespace))
+        yield from self._leave(socket.sid)
+        self._sockets.pop(socket.sid, None)
+
+    def _leave(self, sid: str) -> Flow[None]:
+        hold = self._holds.pop(sid, None)
+        if hold is not None:
+            yield from _Do(partial(_exit, hold))
+
+
+@dataclass(eq=False, slots=True)
+class _Socket:
+    sid: str
+    namespace: str
+    eio_sid: str
+    admitted: Admitted
+    session: Session | AsyncSession | None = None
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Do(Request):
+    """Something to call, and to await if it is async; what it raises, a flow can catch."""
+
+    act: Callable[[], Any]
+
+    def __iter__(self) -> Flow[Any]:
+        done = expect((yield self), _Done)
+        if done.error is not None:
+            raise done.error
+        return done.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Reply):
+    value: Any = None
+    error: Exception | None = None
+
+
+def _answer(request: Request) -> Reply:
+    try:
+        return _Done(cast(_Do, request).act())
+    except Exception as error:
+        return _Done(error=error)
+
+
+async def _aanswer(request: Request) -> Reply:
+    try:
+        value = cast(_Do, request).act()
+        return _Done(await value if inspect.isawaitable(value) else value)
+    except Exception as error:
+        return _Done(error=error)
+
+
+def _enter(hold: Any) -> Any:
+    return hold.__aenter__() if hasattr(hold, "__aenter__") else hold.__enter__()
+
+
+def _exit(hold: Any) -> Any:
+    none = (None, None, None)
+    return hold.__aexit__(*none) if hasattr(hold, "__aexit__") else hold.__exit__(*none)
+
+
+def _refusal(refused: ConnectRefused) -> SocketRefused:
+    why = checked_disconnect(refused)
+    return SocketRefused(why.reason, {"code": why.code, "reason": why.reason})
+
+
+def _bearer(headers: Mapping[str, str]) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _lets_all_in(origins: Any) -> bool:
+    # What the server itself does not check: it lets in any origin, or is told to check none.
+    return origins is not None and not callable(origins) and (not origins or "*" in origins)
