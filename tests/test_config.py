@@ -27,7 +27,7 @@ from usersessions import (
     SessionTooYoung,
     TokenError,
 )
-from usersessions.config import Settings, load
+from usersessions.config import Settings, load, of_framework
 
 SECRET = "swordfish-" * 5
 OTHER = "marlin----" * 5
@@ -159,6 +159,17 @@ def test_variables_of_other_programs_are_left_alone() -> None:
     assert settings == Settings()
 
 
+def test_an_app_may_keep_them_among_those_of_its_framework() -> None:
+    given = {name.upper(): value for name, value in EVERYTHING.items()}
+    for other in ("HOST", "PORT", "LOG_LEVEL"):
+        given.pop(other, None)
+    given["API_KEYS"] = (API_KEY + "2",)
+    read = of_framework(given, where="APP")
+    assert {name: getattr(read, name.lower()) for name in given} == {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+
+
 # What is refused ------------------------------------------------------------------------------
 
 
@@ -248,6 +259,26 @@ def test_a_variable_of_another_kind_is_refused_by_name(name: str, text: str, wan
     with pytest.raises(ConfigError) as refused:
         load_environment(**{name: text})
     assert str(refused.value) == f"USERSESSIONS_{name} must be {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("ping_interval", 20, "'ping_interval' is no setting; did you mean PING_INTERVAL?"),
+        ("PING_ME", 20, "'PING_ME' is no setting; did you mean PING_HIM?"),
+        ("PORT", 8000, "'PORT' is no setting"),
+        (7, 8, "7 is no setting"),
+        ("API_KEYS", SECRET, "API_KEYS must be a list of strings"),
+        ("API_KEYS", (7,), "API_KEYS must be a list of strings"),
+    ],
+)
+def test_a_setting_of_a_framework_is_refused_by_name_and_place(
+    name: str, value: object, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        of_framework({name: value}, where="APP", others=["PING_HIM"])
+    assert str(refused.value).startswith(f"APP: {problem}")
+    assert SECRET not in said(refused.value)
 
 
 def test_toml_has_numbers_that_no_setting_takes(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar, cast, overload
@@ -30,6 +30,7 @@ from ..errors import (
 )
 from ..flows import Flow, Reply, Request, arun, expect, run
 from ..http import asgi, wsgi
+from ..http.authentication import bearer
 from ..http.connection import check_origin, checked_disconnect, read_first_message, remote_address
 from ..http.endpoints import checked_hops
 from ..live import AsyncSession, Session
@@ -271,7 +272,7 @@ class Tracking(Generic[S]):
             who = yield from _Do(partial(self._identify, sid, environ, auth))
         try:
             message = read_first_message(dumps(auth if isinstance(auth, dict) else {}))
-            token = None if who is not None else message.token or _bearer(headers)
+            token = None if who is not None else message.token or bearer(headers)
             request = replace(message, token=token).request(
                 sid,
                 Transport(f"socketio{namespace.rstrip('/')}", "application/json"),
@@ -375,11 +376,6 @@ def _exit(hold: Any) -> Any:
 def _refusal(refused: ConnectRefused) -> SocketRefused:
     why = checked_disconnect(refused)
     return SocketRefused(why.reason, {"code": why.code, "reason": why.reason})
-
-
-def _bearer(headers: Mapping[str, str]) -> str | None:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def _lets_all_in(origins: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, NamedTuple, TypeGuard, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeGuard, get_args
 
 from ..errors import ConfigError
 from ..http.app import UserSessionsApp
@@ -14,9 +14,12 @@ from ..keys import Key
 from ..models import LimitPolicy, SessionLimit
 from ..proxy import HttpConnectProxy
 from ..sessions import AsyncUserSessions
-from ..stores.base import AsyncStore
+from ..stores.memory import MemoryStore
 from ..strictjson import dumps
 from ..tokens import TokenVerifier
+
+if TYPE_CHECKING:
+    from ..stores.redis import RedisStore
 
 __all__ = ["HMAC_ALGORITHM", "LOG_LEVELS", "Kind", "Settings"]
 
@@ -243,28 +246,14 @@ class Settings:
             ConfigError: if a setting cannot work, or none says who may connect.
             MissingExtraError: if a setting needs an extra that is not installed.
         """
-        verifier = self.verifier()
-        proxy = None
-        if self.connect_proxy_url is not None:
-            proxy = HttpConnectProxy(
-                self.connect_proxy_url,
-                timeout=self.connect_proxy_timeout,
-                headers=self.connect_proxy_headers,
-            )
-        if verifier is None and proxy is None:
+        given = self.session_arguments()
+        if given["verifier"] is None and given["connect_proxy"] is None:
             raise ConfigError(
                 "no setting says who may connect: make a config file with `usersessions genconfig`,"
                 " or set token_hmac_secret_key, token_public_key, token_jwks_url or"
                 " connect_proxy_url"
             )
-        return AsyncUserSessions(
-            verifier,
-            connect_proxy=proxy,
-            store=self._store(),
-            allow_anonymous=self.allow_anonymous,
-            limit=self._limit(),
-            end_others_min_age=self.end_others_min_age,
-        )
+        return AsyncUserSessions(**given)
 
     def app(self) -> UserSessionsApp:
         """The server as an ASGI app.
@@ -273,17 +262,43 @@ class Settings:
             ConfigError: if a setting cannot work, or none says who may connect.
             MissingExtraError: if a setting needs an extra that is not installed.
         """
-        return UserSessionsApp(
-            self.sessions(),
-            api_keys=[*([] if self.api_key is None else [self.api_key]), *self.api_keys],
-            ping_interval=self.ping_interval,
-            allowed_origins=self.allowed_origins,
-            trusted_hops=self.trusted_hops,
-        )
+        return UserSessionsApp(self.sessions(), **self.endpoint_arguments())
 
-    def _store(self) -> AsyncStore | None:
+    def session_arguments(self) -> dict[str, Any]:
+        """What `UserSessions` and `AsyncUserSessions` alike take; both see what is in its store.
+
+        Raises:
+            ConfigError: if a setting cannot work.
+            MissingExtraError: if a setting needs an extra that is not installed.
+        """
+        proxy = None
+        if self.connect_proxy_url is not None:
+            proxy = HttpConnectProxy(
+                self.connect_proxy_url,
+                timeout=self.connect_proxy_timeout,
+                headers=self.connect_proxy_headers,
+            )
+        return {
+            "verifier": self.verifier(),
+            "connect_proxy": proxy,
+            "store": self._store(),
+            "allow_anonymous": self.allow_anonymous,
+            "limit": self._limit(),
+            "end_others_min_age": self.end_others_min_age,
+        }
+
+    def endpoint_arguments(self) -> dict[str, Any]:
+        """What `UserSessionsApp` and `UserSessionsWSGI` alike take beside the sessions."""
+        return {
+            "api_keys": [*([] if self.api_key is None else [self.api_key]), *self.api_keys],
+            "ping_interval": self.ping_interval,
+            "allowed_origins": self.allowed_origins,
+            "trusted_hops": self.trusted_hops,
+        }
+
+    def _store(self) -> MemoryStore | RedisStore:
         if self.store == _MEMORY:
-            return None
+            return MemoryStore()
         # Only here is redis needed, which is an extra.
         from ..stores.redis import RedisStore
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import Field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,12 +14,14 @@ from ..errors import ConfigError, JSONError, require
 from ..strictjson import loads
 from .settings import Kind, Settings
 
-__all__ = ["ENVIRONMENT_PREFIX", "load"]
+__all__ = ["ENVIRONMENT_PREFIX", "load", "of_framework"]
 
 ENVIRONMENT_PREFIX: Final = "USERSESSIONS_"
 """What stands before the name of a setting, in upper case, to name its environment variable."""
 
 _FIELDS: Final[Mapping[str, Field[object]]] = {each.name: each for each in fields(Settings)}
+
+_OF_SERVER: Final = frozenset({"host", "port", "log_level"})
 
 
 def load(
@@ -62,6 +64,38 @@ def load(
             values[name] = _checked(variable, _FIELDS[name], _parsed(_FIELDS[name], text))
         elif hint := _suggestion(name):
             raise ConfigError(f"{variable} is no setting{hint}")
+    return Settings(**values)  # type: ignore[arg-type]  # each was checked by its field's kind
+
+
+def of_framework(
+    given: Mapping[str, object], *, where: str, others: Collection[str] = ()
+) -> Settings:
+    """Read the settings that an app keeps among those of its framework: by name in upper case.
+
+    Args:
+        given: the settings; lists may be tuples.
+        where: how the framework calls them, for errors.
+        others: further names that it knows, to suggest.
+
+    Raises:
+        ConfigError: if a name is no setting, or one of the server alone, such as `PORT`; or if a
+            value is of another kind than its setting.
+
+    >>> of_framework({"API_KEYS": ("a", "b")}, where="APP").api_keys
+    ('a', 'b')
+    >>> of_framework({"STOR": "memory"}, where="APP")
+    Traceback (most recent call last):
+    usersessions.errors.ConfigError: APP: 'STOR' is no setting; did you mean STORE?
+    """
+    known = {name.upper(): each for name, each in _FIELDS.items() if name not in _OF_SERVER}
+    values: dict[str, object] = {}
+    for name, value in given.items():
+        if name not in known:
+            close = get_close_matches(str(name).upper(), [*known, *others], n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"{where}: {name!r} is no setting{hint}")
+        setting, listed = known[name], list(value) if isinstance(value, tuple) else value
+        values[setting.name] = _checked(f"{where}: {name}", setting, listed)
     return Settings(**values)  # type: ignore[arg-type]  # each was checked by its field's kind
 
 

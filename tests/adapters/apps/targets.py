@@ -1,0 +1,16 @@
+"""Where the same is served: every app, on every server that there is for it."""
+
+from __future__ import annotations
+
+from . import aiohttp, channels, fastapi, flask, plain, starlette, wsgi
+from .shared import Target
+
+TARGETS: dict[str, Target] = {
+    **plain.TARGETS,
+    **wsgi.TARGETS,
+    **starlette.TARGETS,
+    **fastapi.TARGETS,
+    **flask.TARGETS,
+    **aiohttp.TARGETS,
+    **channels.TARGETS,
+}
