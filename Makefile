@@ -7,11 +7,13 @@ stamps := $(VENV)/.stamps
 pip := $(bin)/python -m pip -qq --disable-pip-version-check  # -qq: errors alone
 source := $(shell find src -not -name '*.pyc' -not -name __pycache__)
 code := $(wildcard src tests examples benchmarks docs)
-parallel := -n auto --dist worksteal  # a process for each core
+parallel := -n auto --dist worksteal  # tests/conftest.py says how many processes these are
 shell_of_core := */adapters/*,*/cli.py,*/__main__.py
 
 export COVERAGE_FILE := $(abspath $(VENV))/.coverage
 export NO_MKDOCS_2_WARNING := 1
+# Tests start hundreds of programs, which would compile what they import again and again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .PHONY: help demo soak cluster test check bench docs

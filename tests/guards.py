@@ -26,6 +26,17 @@ GRACE_SECONDS = 2.0
 _started = pytest.StashKey[set[threading.Thread]]()
 
 
+class GuardedLoop(asyncio.SelectorEventLoop):
+    """A loop that does not note where each future and each call was made.
+
+    This is what debug mode spends nearly all of its time on, and no guard asks for it.
+    """
+
+    def get_debug(self) -> bool:
+        """What futures and calls are told; the loop itself does not ask this."""
+        return False
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, object]]:
     """Async tests run on asyncio, in its debug mode: it notes slow steps and misuse of threads."""
@@ -33,7 +44,7 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
+    loop = GuardedLoop()
     loop.slow_callback_duration = BLOCKED_SECONDS
     return loop
 

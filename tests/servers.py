@@ -24,7 +24,11 @@ T = TypeVar("T")
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 
-_ADDRESS = re.compile(r"http://(127\.0\.0\.1|localhost):([1-9]\d*)")
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
+"""Set for a program whose coverage nobody needs: it starts, runs and ends faster without."""
+
+# daphne says "TCP address" where others give a URL.
+_ADDRESS = re.compile(r"(?:http://|TCP address )(127\.0\.0\.1|localhost):([1-9]\d*)")
 
 
 def until(probe: Callable[[], T | None], *, what: str, seconds: float = 10.0) -> T:
@@ -112,7 +116,7 @@ def _listening(process: subprocess.Popen[bytes], log: Path) -> str | None:
         socket.create_connection((address[1], int(address[2])), timeout=1.0).close()
     except OSError:
         return None
-    return address[0]
+    return f"http://{address[1]}:{address[2]}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

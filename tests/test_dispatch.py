@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given
@@ -287,7 +288,11 @@ damaged = st.tuples(bodies, st.integers(0, 200), st.binary(max_size=3)).map(
 )
 def test_any_bytes_are_answered_by_lines_of_a_result_or_a_documented_error(body: bytes) -> None:
     sessions = UserSessions()
-    with sessions.connect(identity=Identity("42", meta="\n"), transport="\r\n\u2028"):
+    with (
+        sessions.connect(identity=Identity("42", meta="\n"), transport="\r\n\u2028"),
+        # The session does not end when it is told to.
+        patch("usersessions.dispatch.TIMEOUT_SECONDS", 0.0),
+    ):
         assert replies(sessions.dispatch(body))
         for answer in (answer_body, answer_batch):
             try:

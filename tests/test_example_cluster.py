@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.redis_servers import redis_program
-from tests.servers import python, until
+from tests.servers import UNMEASURED, python, until
 from tests.test_examples import in_order
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(*command: str, **variables: str) -> tuple[int, str]:
     done = subprocess.run(
         python("-W", "error", *command),
-        env={**os.environ, **variables},
+        env={**os.environ, **UNMEASURED, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -98,7 +98,10 @@ def running(temporary: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[
     log = tmp_path / "run.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            python("-W", "error", RUN), stdout=output, stderr=subprocess.STDOUT
+            python("-W", "error", RUN),
+            env={**os.environ, **UNMEASURED},
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
     yield process, log
     if process.poll() is None:

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import Serve
-from tests.servers import Server, python, until
+from tests.servers import UNMEASURED, Server, python, serving, until
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -31,6 +31,7 @@ SECRETS = {
     "USERSESSIONS_API_KEY": API_KEY,
     "APP_PASSWORD": PASSWORD,
 }
+NAMES = ["fastapi_app", "starlette_app"]
 SHUTDOWN = {"disconnect": {"code": 3001, "reason": "shutdown"}}
 
 
@@ -53,7 +54,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run_demo(*arguments: str, port: str = "0", **variables: str) -> tuple[int, str]:
     done = subprocess.run(
         python(str(EXAMPLES / "demo.py"), *arguments),
-        env={**os.environ, "PORT": port, **variables},
+        env={**os.environ, **UNMEASURED, "PORT": port, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -128,7 +129,7 @@ def test_the_demo_takes_no_settings_from_its_user(temporary: Path) -> None:
 def test_the_demo_leaves_the_server_running_until_it_is_stopped(
     temporary: Path, serve: Serve, signum: signal.Signals
 ) -> None:
-    demo = serve(python(str(EXAMPLES / "demo.py")), env={"PORT": "0"})
+    demo = serve(python(str(EXAMPLES / "demo.py")), env={**UNMEASURED, "PORT": "0"})
     until(lambda: "Ctrl-C here" in demo.output, what="the end of the walk")
     assert httpx.post(f"{demo.url}/api", trust_env=False).status_code == 401
     assert demo.stop(signum) == 0
@@ -143,11 +144,47 @@ def test_the_demo_leaves_the_server_running_until_it_is_stopped(
 # The apps -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["fastapi_app", "starlette_app"])
-def app(request: pytest.FixtureRequest, serve: Serve) -> Server:
-    """Each of the apps, run as a script."""
-    script = EXAMPLES / f"{request.param}.py"
-    return serve(python("-W", "error", str(script)), env={"PORT": "0", **SECRETS})
+def command(name: str) -> list[str]:
+    """The command that runs an app as a script."""
+    return python("-W", "error", str(EXAMPLES / f"{name}.py"))
+
+
+ENVIRONMENT = {**UNMEASURED, **SECRETS, "PORT": "0"}
+
+
+@contextmanager
+def running(name: str, folder: Path) -> Iterator[Server]:
+    """An app that many tests use; nothing may go wrong in it unseen."""
+    with serving(command(name), log=folder / f"{name}.log", env=ENVIRONMENT) as server:
+        yield server
+        server.stop()
+        assert "Traceback" not in server.output
+
+
+@pytest.fixture(scope="module")
+def fastapi_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running("fastapi_app", tmp_path_factory.mktemp("app")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def starlette_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running("starlette_app", tmp_path_factory.mktemp("app")) as server:
+        yield server
+
+
+@pytest.fixture(params=NAMES)
+def app(request: pytest.FixtureRequest) -> Server:
+    """Each of the apps, when whoever was connected in another test is gone."""
+    server: Server = request.getfixturevalue(request.param)
+    until(lambda: not connections(server), what="the list to be empty")
+    return server
+
+
+@pytest.fixture(params=NAMES)
+def own_app(request: pytest.FixtureRequest, serve: Serve) -> Server:
+    """Each of the apps, for a test that stops it."""
+    return serve(command(request.param), env=ENVIRONMENT)
 
 
 def path_of(app: Server) -> str:
@@ -179,14 +216,14 @@ def api(app: Server, method: str, **params: object) -> dict[str, object]:
     return result
 
 
-def connections(app: Server) -> dict[str, dict[str, object]]:
-    listed = api(app, "user_connections", user="42")["connections"]
+def connections(app: Server, user: str = "42") -> dict[str, dict[str, object]]:
+    listed = api(app, "user_connections", user=user)["connections"]
     assert isinstance(listed, dict)
     return listed
 
 
-@pytest.fixture
-def frames(app: Server) -> Iterator[Iterator[object]]:
+@contextmanager
+def open_stream(app: Server) -> Iterator[Iterator[object]]:
     """The frames of a stream that an HTTP client has opened."""
     with (
         httpx.Client(trust_env=False, timeout=10) as client,
@@ -239,39 +276,37 @@ def test_a_websocket_that_is_refused_is_closed_with_the_reason(
         assert (websocket.close_code, websocket.close_reason) == (code, reason)
 
 
-def test_a_websocket_that_says_nothing_is_nobody(app: Server) -> None:
-    with open_socket(app, None):
-        assert connections(app) == {}
-    assert app.stop(signal.SIGINT) == 0
-    assert "Traceback" not in app.output
+def test_a_websocket_that_says_nothing_is_nobody(own_app: Server) -> None:
+    with open_socket(own_app, None):
+        assert connections(own_app) == {}
+    assert own_app.stop(signal.SIGINT) == 0
+    assert "Traceback" not in own_app.output
 
 
-def test_the_streams_and_the_server_api_are_there_as_well(
-    app: Server, frames: Iterator[object]
-) -> None:
-    greeting = next(frames)
-    assert isinstance(greeting, dict)
-    assert list(connections(app)) == [greeting["connect"]["client"]]
-    api(app, "disconnect", user="42")
-    assert list(frames) == [{"disconnect": {"code": 3503, "reason": "force disconnect"}}]
+def test_the_streams_and_the_server_api_are_there_as_well(app: Server) -> None:
+    with open_stream(app) as frames:
+        greeting = next(frames)
+        assert isinstance(greeting, dict)
+        assert list(connections(app)) == [greeting["connect"]["client"]]
+        api(app, "disconnect", user="42")
+        assert list(frames) == [{"disconnect": {"code": 3503, "reason": "force disconnect"}}]
 
 
-def test_an_app_that_is_stopped_tells_all_its_connections_goodbye(
-    app: Server, frames: Iterator[object]
-) -> None:
-    next(frames)
-    with open_socket(app, token_of()) as websocket:
-        websocket.recv(timeout=10)
-        app.process.send_signal(signal.SIGTERM)
-        with pytest.raises(ConnectionClosed):
+def test_an_app_that_is_stopped_tells_all_its_connections_goodbye(own_app: Server) -> None:
+    with open_stream(own_app) as frames:
+        next(frames)
+        with open_socket(own_app, token_of()) as websocket:
             websocket.recv(timeout=10)
-        assert (websocket.close_code, websocket.close_reason) == (3001, "shutdown")
-    assert list(frames) == [SHUTDOWN]
-    assert app.process.wait(10) == -signal.SIGTERM
-    assert "Traceback" not in app.output
+            own_app.process.send_signal(signal.SIGTERM)
+            with pytest.raises(ConnectionClosed):
+                websocket.recv(timeout=10)
+            assert (websocket.close_code, websocket.close_reason) == (3001, "shutdown")
+        assert list(frames) == [SHUTDOWN]
+    assert own_app.process.wait(10) == -signal.SIGTERM
+    assert "Traceback" not in own_app.output
 
 
-@pytest.mark.parametrize("name", ["fastapi_app", "starlette_app"])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_app_is_run_by_uvicorn_too_and_makes_up_the_secrets_it_lacks(
     serve: Serve, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,7 +316,8 @@ def test_an_app_is_run_by_uvicorn_too_and_makes_up_the_secrets_it_lacks(
         python(
             *("-m", "uvicorn", "--app-dir", str(ROOT), f"examples.{name}:app"),
             *("--port", "0", "--no-access-log"),
-        )
+        ),
+        env=UNMEASURED,
     )
     made_up = dict(
         re.findall(r"WARNING: (\w+) is not set; made up for this run: (\S+)", app.output)
@@ -297,32 +333,31 @@ def test_an_app_is_run_by_uvicorn_too_and_makes_up_the_secrets_it_lacks(
     assert answer.json() == {"result": {"connections": {}}}
 
 
-def test_the_login_of_the_fastapi_app_gives_a_token_that_connects(serve: Serve) -> None:
-    script = str(EXAMPLES / "fastapi_app.py")
-    app = serve(python("-W", "error", script), env={"PORT": "0", **SECRETS})
-    with httpx.Client(base_url=app.url, trust_env=False) as client:
+def test_the_login_of_the_fastapi_app_gives_a_token_that_connects(fastapi_app: Server) -> None:
+    with httpx.Client(base_url=fastapi_app.url, trust_env=False) as client:
         for password in ("wrong", "\u00fcber"):
-            form = {"user": "42", "password": password}
+            form = {"user": "44", "password": password}
             assert client.post("/login", json=form).status_code == 401
-        token = client.post("/login", json={"user": "42", "password": PASSWORD}).json()["token"]
-    with open_socket(app, token) as websocket:
-        assert websocket.recv(timeout=10) == "Hello, user 42."
-        (entry,) = connections(app).values()
+        token = client.post("/login", json={"user": "44", "password": PASSWORD}).json()["token"]
+    with open_socket(fastapi_app, token) as websocket:
+        assert websocket.recv(timeout=10) == "Hello, user 44."
+        (entry,) = connections(fastapi_app, "44").values()
         assert entry["meta"] == {"login": "password"}
 
 
-def test_a_user_of_the_fastapi_app_logs_out_everywhere_and_can_log_in_again(serve: Serve) -> None:
-    script = str(EXAMPLES / "fastapi_app.py")
-    app = serve(python("-W", "error", script), env={"PORT": "0", **SECRETS})
-    with httpx.Client(base_url=app.url, trust_env=False) as client:
+def test_a_user_of_the_fastapi_app_logs_out_everywhere_and_can_log_in_again(
+    fastapi_app: Server,
+) -> None:
+    with httpx.Client(base_url=fastapi_app.url, trust_env=False) as client:
 
         def login() -> dict[str, str]:
-            form = {"user": "42", "password": PASSWORD}
+            # Nobody else's tokens are to be kept out.
+            form = {"user": "43", "password": PASSWORD}
             token: str = client.post("/login", json=form).json()["token"]
             return {"Authorization": f"Bearer {token}"}
 
         phone, laptop = login(), login()
-        with open_socket(app, phone["Authorization"].split()[1]) as websocket:
+        with open_socket(fastapi_app, phone["Authorization"].split()[1]) as websocket:
             websocket.recv(timeout=10)
             answer = client.post("/logout-everywhere", headers=laptop)
             assert answer.json() == {"ended": 1}
@@ -347,15 +382,13 @@ def test_the_apps_record_from_where_and_with_what_their_users_connect(app: Serve
         assert "websockets" in shown["device"].lower()
 
 
-def test_a_token_of_gentoken_is_good_for_the_starlette_app(serve: Serve) -> None:
-    script = str(EXAMPLES / "starlette_app.py")
-    app = serve(python("-W", "error", script), env={"PORT": "0", **SECRETS})
+def test_a_token_of_gentoken_is_good_for_the_starlette_app(starlette_app: Server) -> None:
     made = subprocess.run(
         python("-m", "usersessions", "gentoken", "-u", "42"),
-        env={**os.environ, **SECRETS},
+        env={**os.environ, **UNMEASURED, **SECRETS},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    with open_socket(app, made.stdout.splitlines()[-1]) as websocket:
+    with open_socket(starlette_app, made.stdout.splitlines()[-1]) as websocket:
         assert websocket.recv(timeout=10) == "Hello, user 42."

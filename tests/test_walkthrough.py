@@ -24,7 +24,7 @@ from websockets.sync.client import ClientConnection, connect
 
 import usersessions
 from tests.conftest import Serve
-from tests.servers import Server, python, until
+from tests.servers import Server, python, serving, until
 
 CLIENT = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 SHUTDOWN = {"disconnect": {"code": 3001, "reason": "shutdown"}}
@@ -217,27 +217,54 @@ class House:
         until(lambda: self.list().keys() == set(clients), what=f"a list of {clients}", seconds=1.0)
 
 
+@pytest.fixture(scope="module")
+def api_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Make a config file in a folder of its own, and stay there; the key of the server API."""
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("PYTHONPATH", str(Path(usersessions.__file__).parent.parent))
+        here.setenv("NO_PROXY", "localhost")
+        here.setenv("PYTHONWARNINGS", "error")
+        here.chdir(tmp_path_factory.mktemp("house"))
+        command("genconfig")
+        yield json.loads(Path("config.json").read_text())["api_key"]
+
+
+@pytest.fixture(scope="module")
+def token(api_key: str) -> str:
+    """A token of user 42."""
+    return make_token()
+
+
+SERVE = python("-m", "usersessions", "serve", "-c", "config.json", "--port", "0")
+
+
 @pytest.fixture
-def house(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., House]]:
-    """Make a config file and start the server, in a folder of its own."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(usersessions.__file__).parent.parent))
-    monkeypatch.setenv("NO_PROXY", "localhost")
-    monkeypatch.setenv("PYTHONWARNINGS", "error")
-    monkeypatch.chdir(tmp_path)
+def house(serve: Serve, api_key: str) -> Iterator[Callable[..., House]]:
+    """Start a server with settings of its own, or to be stopped."""
     with ExitStack() as opened:
 
         def start(**settings: str) -> House:
-            command("genconfig")
-            api_key = json.loads(Path("config.json").read_text())["api_key"]
-            server = serve(
-                python("-m", "usersessions", "serve", "-c", "config.json", "--port", "0"),
-                env={f"USERSESSIONS_{name}": value for name, value in settings.items()},
-            )
-            return House(server, api_key, opened)
+            env = {f"USERSESSIONS_{name}": value for name, value in settings.items()}
+            return House(serve(SERVE, env=env), api_key, opened)
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def server(api_key: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(SERVE, log=tmp_path_factory.mktemp("server") / "server.log") as server:
+        yield server
+        server.stop()
+        assert "Traceback" not in server.output
+
+
+@pytest.fixture
+def home(server: Server, api_key: str) -> Iterator[House]:
+    """A server of default settings, when whoever was connected in another test is gone."""
+    with ExitStack() as opened:
+        home = House(server, api_key, opened)
+        home.lists_within_a_second()
+        yield home
 
 
 def test_the_walkthrough_works_word_for_word(house: Callable[..., House]) -> None:
@@ -269,12 +296,12 @@ def test_the_walkthrough_works_word_for_word(house: Callable[..., House]) -> Non
 
 
 def test_meta_and_version_are_in_the_list_where_there_are_some(
-    house: Callable[..., House],
+    home: House,
+    token: str,
 ) -> None:
-    home = house()
-    token = make_token("--meta", '{"plan": "pro"}')
-    client = home.http_stream(token, name="terminal", version="1.2").connected()
-    nameless = home.http_stream(make_token()).connected()
+    paying = make_token("--meta", '{"plan": "pro"}')
+    client = home.http_stream(paying, name="terminal", version="1.2").connected()
+    nameless = home.http_stream(token).connected()
     assert home.list() == {
         client: {
             "app_name": "terminal",
@@ -287,9 +314,10 @@ def test_meta_and_version_are_in_the_list_where_there_are_some(
     }
 
 
-def test_all_three_streams_begin_with_the_client_id_and_ping(house: Callable[..., House]) -> None:
+def test_all_three_streams_begin_with_the_client_id_and_ping(
+    house: Callable[..., House], token: str
+) -> None:
     home = house(PING_INTERVAL="1")
-    token = make_token()
     streams = [home.http_stream(token), home.sse(token)]
     websocket = home.websocket(token)
     assert ',"ping":1,' in str(websocket.recv(timeout=10))
@@ -301,14 +329,13 @@ def test_all_three_streams_begin_with_the_client_id_and_ping(house: Callable[...
 
 
 def test_a_server_of_default_settings_promises_a_ping_every_25_seconds(
-    house: Callable[..., House],
+    home: House,
+    token: str,
 ) -> None:
-    assert ',"ping":25,' in house().http_stream(make_token()).line()
+    assert ',"ping":25,' in home.http_stream(token).line()
 
 
-def test_all_three_streams_are_listed_by_their_transport(house: Callable[..., House]) -> None:
-    home = house()
-    token = make_token()
+def test_all_three_streams_are_listed_by_their_transport(home: House, token: str) -> None:
     stream = home.http_stream(token, name="a").connected()
     events = home.sse(token, name="b").connected()
     posted = home.terminal(
@@ -325,10 +352,9 @@ def test_all_three_streams_are_listed_by_their_transport(house: Callable[..., Ho
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, -15)])
 def test_a_server_that_is_stopped_tells_all_three_streams_goodbye(
-    house: Callable[..., House], signum: signal.Signals, status: int
+    house: Callable[..., House], token: str, signum: signal.Signals, status: int
 ) -> None:
     home = house()
-    token = make_token()
     stream, events, websocket = home.http_stream(token), home.sse(token), home.websocket(token)
     assert stream.connected() and events.connected() and websocket.recv(timeout=10)
     assert home.server.stop(signum) == status
@@ -347,9 +373,7 @@ def assert_closed(websocket: ClientConnection, frame: dict[str, dict[str, object
     assert closed == frame["disconnect"]
 
 
-def test_disconnect_closes_one_client(house: Callable[..., House]) -> None:
-    home = house()
-    token = make_token()
+def test_disconnect_closes_one_client(home: House, token: str) -> None:
     first, second = home.http_stream(token), home.http_stream(token)
     client, other = first.connected(), second.connected()
     assert home.api("disconnect", user="42", client=client) == (
@@ -359,9 +383,7 @@ def test_disconnect_closes_one_client(house: Callable[..., House]) -> None:
     home.lists_within_a_second(other)
 
 
-def test_disconnect_without_a_client_closes_all_of_the_user(house: Callable[..., House]) -> None:
-    home = house()
-    token = make_token()
+def test_disconnect_without_a_client_closes_all_of_the_user(home: House, token: str) -> None:
     stream, events, websocket = home.http_stream(token), home.sse(token), home.websocket(token)
     clients = {stream.connected(), events.connected(), client_of(greeting(websocket))}
     someone_else = home.http_stream(command("gentoken", "-u", "43").splitlines()[-1]).connected()
@@ -373,9 +395,7 @@ def test_disconnect_without_a_client_closes_all_of_the_user(house: Callable[...,
     assert home.list("43").keys() == {someone_else}
 
 
-def test_disconnect_keeps_the_clients_of_the_whitelist(house: Callable[..., House]) -> None:
-    home = house()
-    token = make_token()
+def test_disconnect_keeps_the_clients_of_the_whitelist(home: House, token: str) -> None:
     kept, closed = home.http_stream(token), home.http_stream(token)
     client, other = kept.connected(), closed.connected()
     assert home.close(whitelist=[client]) == {other}
@@ -383,9 +403,7 @@ def test_disconnect_keeps_the_clients_of_the_whitelist(house: Callable[..., Hous
     home.lists_within_a_second(client)
 
 
-def test_disconnect_takes_another_code_and_reason(house: Callable[..., House]) -> None:
-    home = house()
-    token = make_token()
+def test_disconnect_takes_another_code_and_reason(home: House, token: str) -> None:
     stream, websocket = home.http_stream(token), home.websocket(token)
     clients = {stream.connected(), client_of(greeting(websocket))}
     banned = {"code": 4500, "reason": "banned"}
@@ -394,8 +412,7 @@ def test_disconnect_takes_another_code_and_reason(house: Callable[..., House]) -
     assert_closed(websocket, {"disconnect": dict(banned)})
 
 
-def test_a_token_that_is_closed_and_revoked_stays_out(house: Callable[..., House]) -> None:
-    home = house()
+def test_a_token_that_is_closed_and_revoked_stays_out(home: House) -> None:
     token, other = make_token("--jti", "lost phone"), make_token("--jti", "laptop")
     lost, kept = home.http_stream(token), home.http_stream(other)
     client = lost.connected()
@@ -449,10 +466,9 @@ def over_websocket(connection: socket.socket, body: bytes) -> None:
 @pytest.mark.parametrize("ask", [over_http, over_websocket])
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 def test_a_client_that_is_gone_without_a_word_is_not_in_the_list(
-    house: Callable[..., House], ask: Callable[[socket.socket, bytes], None], reset: bool
+    home: House, token: str, ask: Callable[[socket.socket, bytes], None], reset: bool
 ) -> None:
-    home = house()
-    body = json.dumps({"token": make_token()}).encode()
+    body = json.dumps({"token": token}).encode()
     with socket.create_connection(("localhost", urlsplit(home.url).port or 0), 10) as lost:
         ask(lost, body)
         until(lambda: len(home.list()) == 1, what="the connection")
@@ -462,8 +478,7 @@ def test_a_client_that_is_gone_without_a_word_is_not_in_the_list(
     assert "Traceback" not in home.server.output
 
 
-def test_a_token_that_is_refused_gets_one_frame(house: Callable[..., House]) -> None:
-    home = house()
+def test_a_token_that_is_refused_gets_one_frame(home: House) -> None:
     invalid = {"disconnect": {"code": 3500, "reason": "invalid token"}}
     assert home.http_stream("x.y.z").last_frame() == invalid
     assert_closed(home.websocket("x.y.z"), invalid)
@@ -501,9 +516,9 @@ def test_the_log_has_no_token_no_key_and_no_meta(house: Callable[..., House]) ->
 
 
 def test_a_second_server_on_the_same_port_says_that_it_is_in_use(
-    house: Callable[..., House],
+    home: House,
 ) -> None:
-    port = urlsplit(house().url).port
+    port = urlsplit(home.url).port
     done = subprocess.run(
         python("-m", "usersessions", "serve", "--port", str(port)),
         capture_output=True,

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from typing_extensions import Self
 
 from tests.processes import Child
-from tests.servers import until
+from tests.servers import UNMEASURED, until
 from usersessions import Closed
 
 START_SECONDS = 30.0
@@ -137,6 +137,7 @@ class Worker(Child):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.worker", *self._options],
             cwd=_ROOT,
+            env={**os.environ, **UNMEASURED},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
