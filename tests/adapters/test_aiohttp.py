@@ -22,8 +22,8 @@ from tests.servers import python
 from tests.standins import SharedStandIn
 from tests.streams import KINDS, Answer, Stream, WebSocket, ask, open_stream, open_websocket
 from usersessions import AsyncUserSessions, ConfigError, Disconnect, Identity, Key, TokenVerifier
-from usersessions.adapters import aiohttp as adapter
 from usersessions.adapters.aiohttp import current_identity, setup, track
+from usersessions.adapters.aiohttp import serving as adapter
 from usersessions.http import aio
 from usersessions.stores.base import CheckIdentity
 

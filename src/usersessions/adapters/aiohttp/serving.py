@@ -1,42 +1,34 @@
-"""aiohttp: an app of `aiohttp.web` that serves it all, its own WebSockets, its own endpoints.
+"""The server API, users' own sessions and the three streams, in an app of aiohttp.
 
-1. The query of a request is taken out of it: it may hold a token or a key, and the access log shows
-   the query when a response is over. (It still does where a middleware made a clone of the request,
-   or has asked for `path_qs` already.)
-2. A client that leaves is noticed at once, whether the server cancels handlers then or not: what
+1. A client that leaves is noticed at once, whether the server cancels handlers then or not: what
    the client sends after the request of a stream, and that its connection is over, is told to a
    parser of ours, as it is to the one of a WebSocket.
-3. A client whose network vanished is noticed as soon as what was sent stays unacknowledged.
+2. A client whose network vanished is noticed as soon as what was sent stays unacknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
-from ..errors import ConnectRefused, require
-from ..http.aio import ClientGone, deliver, first_message, hold_stream
-from ..http.asgi import read_headers
-from ..http.authentication import Refusal, authenticate
-from ..http.base import MAX_BODY_BYTES, Request, Response
-from ..http.connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect, read_request
-from ..http.endpoints import PATHS, WEBSOCKET_PATH, Endpoints
-from ..http.handshakes import Handshakes, without_token
-from ..http.lifespan import lifespan
-from ..http.watch import bound_silence
-from ..live import AsyncSession
-from ..models import Disconnect, Identity
-from ..sessions import AsyncUserSessions
-from ..transports.unidirectional import ConnectMessage, Transport, disconnect_frame
+from aiohttp import WSMsgType, web
 
-require("aiohttp", extra="aiohttp")
-from aiohttp import WSMsgType, web  # noqa: E402 - checked above
-from yarl import URL  # noqa: E402
+from ...errors import ConnectRefused
+from ...http.aio import ClientGone, deliver, first_message, hold_stream
+from ...http.base import MAX_BODY_BYTES, Request, Response
+from ...http.connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect, read_request
+from ...http.endpoints import PATHS, WEBSOCKET_PATH, Endpoints
+from ...http.lifespan import lifespan
+from ...http.watch import bound_silence
+from ...models import Disconnect
+from ...sessions import AsyncUserSessions
+from ...transports.unidirectional import ConnectMessage, Transport, disconnect_frame
+from .connections import close_websocket, drop, headers_of, set_query
 
-__all__ = ["current_identity", "setup", "track"]
+__all__ = ["setup"]
 
 _CLOSING_SECONDS = 1.0
 """How long a client has to answer that its WebSocket is closed."""
@@ -97,120 +89,6 @@ def setup(
     app.on_shutdown.append(drain)
 
 
-async def current_identity(request: web.Request, sessions: AsyncUserSessions) -> Identity:
-    """Say who makes a request, by its bearer token (RFC 6750).
-
-    Raises:
-        web.HTTPUnauthorized: if there is no token, or it is refused, was revoked, or its user is
-            blocked.
-        web.HTTPServiceUnavailable: if that cannot be said now.
-
-    >>> async def me(request):
-    ...     identity = await current_identity(request, sessions)
-    ...     return web.Response(text=identity.user)
-    """
-    who = await sessions.run(authenticate(sessions.operations, _headers(request)))
-    if isinstance(who, Refusal):
-        error = web.HTTPUnauthorized() if who.status == 401 else web.HTTPServiceUnavailable()
-        error.body = who.response.body
-        error.headers.update(who.response.headers)
-        raise error
-    return who
-
-
-@asynccontextmanager
-async def track(
-    request: web.Request,
-    websocket: web.WebSocketResponse,
-    sessions: AsyncUserSessions,
-    *,
-    who: Identity | str | None = None,
-    app_name: str | None = None,
-    app_version: str | None = None,
-    allowed_origins: Collection[str] = (),
-    trusted_hops: int = 0,
-) -> AsyncGenerator[AsyncSession, None]:
-    """Prepare a WebSocket of the app's own, and hold its session inside the block.
-
-    It is closed with the code and the reason when the session has to end.
-
-    Args:
-        request: the handshake.
-        websocket: one that was not prepared yet; a client that may not connect has to be told why,
-            so it is prepared in any case.
-        sessions: where it is registered.
-        who: whom the app has authenticated: their identity, or their user ID; None asks the bearer
-            token, or the query parameter `access_token`, and without one the connect proxy.
-        app_name: the client's app name.
-        app_version: the client's app version.
-        allowed_origins: origins whose pages may connect without a token, such as
-            `"https://app.example.com"`; the page's own host always may.
-        trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`.
-
-    Raises:
-        web.HTTPForbidden: if the client may not connect; it was told so, and its WebSocket closed.
-        web.HTTPBadRequest: if the request is no handshake of a WebSocket.
-        ConfigError: if `allowed_origins` or `trusted_hops` is not what it has to be.
-        InvalidValue: if another value is outside of its bounds.
-
-    >>> async def chat(request):
-    ...     websocket = web.WebSocketResponse(heartbeat=25)
-    ...     async with track(request, websocket, sessions) as session:
-    ...         async for message in websocket:
-    ...             session.touch()
-    ...     return websocket
-    """
-    query = request.rel_url.raw_query_string
-    _set_query(request, without_token(query))
-    handshakes = Handshakes(
-        sessions.operations, allowed_origins=allowed_origins, trusted_hops=trusted_hops
-    )
-    if not websocket.can_prepare(request):
-        await websocket.prepare(request)  # raises what says why
-    prepared, closing = asyncio.Event(), asyncio.Lock()
-
-    async def prepare() -> None:
-        try:
-            await websocket.prepare(request)
-        finally:
-            prepared.set()
-
-    async def close(disconnect: Disconnect) -> None:
-        await prepared.wait()
-        async with closing:
-            try:
-                await deliver(_close(websocket, disconnect))
-            except (ClientGone, RuntimeError):
-                # It may not be prepared even now, where that failed.
-                _drop(request)
-
-    async with AsyncExitStack() as held:
-        try:
-            admission = handshakes.admit(
-                Request("GET", query, _headers(request)),
-                transport="websocket",
-                peer=request.remote or None,
-                who=who,
-                app_name=app_name,
-                app_version=app_version,
-            )
-            admitted = await sessions.run(admission)
-            session = await held.enter_async_context(sessions.hold(admitted, close=close))
-        except ConnectRefused as refused:
-            await prepare()
-            await close(checked_disconnect(refused))
-            # So that nothing of the exception goes over what was a WebSocket.
-            _drop(request)
-            raise web.HTTPForbidden from None
-        await prepare()
-        yield session
-        told = session.disconnect
-        await held.aclose()
-        if told is not None:
-            # Before the handler is over and the server closes it in its own way.
-            await close(told)
-
-
 class _Served:
     """What is served, by its path from where the app is mounted."""
 
@@ -220,7 +98,7 @@ class _Served:
 
     async def answer(self, pattern: str, request: web.Request) -> web.StreamResponse:
         query = request.rel_url.raw_query_string
-        _set_query(request, "")
+        set_query(request, "")
         if pattern == WEBSOCKET_PATH:
             websocket = web.WebSocketResponse(timeout=_CLOSING_SECONDS, compress=False)
             if websocket.can_prepare(request):
@@ -231,7 +109,7 @@ class _Served:
         except (OSError, web.RequestPayloadError):
             # It broke off, or is not encoded as it says.
             return web.Response(status=400)
-        neutral = Request(request.method, query, _headers(request), body)
+        neutral = Request(request.method, query, headers_of(request), body)
         path = pattern.format_map(request.match_info)
         transport = self._endpoints.transport(path)
         if transport is None:
@@ -282,7 +160,7 @@ class _Served:
 
         async def end(disconnect: Disconnect) -> None:
             await write(disconnect_frame(disconnect))
-            await _close(websocket, disconnect)
+            await close_websocket(websocket, disconnect)
 
         with _dropping(request):
             await deliver(_prepare(websocket, request))
@@ -311,7 +189,7 @@ class _Served:
             self._endpoints,
             message,
             transport,
-            headers=_headers(request),
+            headers=headers_of(request),
             peer=request.remote or None,
             write=write,
             left=left,
@@ -346,16 +224,6 @@ async def _body(request: web.Request) -> bytes | None:
     return bytes(body) if len(body) <= MAX_BODY_BYTES else None
 
 
-def _headers(request: web.Request) -> dict[str, str]:
-    return read_headers({"headers": request.raw_headers})
-
-
-def _set_query(request: web.Request, query: str) -> None:
-    # What an access log shows is made of this, and nothing public changes it.
-    path = request.rel_url.raw_path
-    request._rel_url = URL.build(path=path, query_string=query, encoded=True)
-
-
 def _response(answer: Response) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
 
@@ -364,19 +232,10 @@ async def _prepare(response: web.StreamResponse, request: web.Request) -> None:
     await response.prepare(request)
 
 
-async def _close(websocket: web.WebSocketResponse, disconnect: Disconnect) -> None:
-    await websocket.close(code=disconnect.code, message=disconnect.reason.encode())
-
-
 @contextmanager
 def _dropping(request: web.Request) -> Generator[None, None, None]:
     # A client that does not read would hold up the end of its response, too.
     try:
         yield
     except ClientGone:
-        _drop(request)
-
-
-def _drop(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.abort()
+        drop(request)
