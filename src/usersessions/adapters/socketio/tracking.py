@@ -12,47 +12,27 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
-from ..callbacks import call_awaited, call_plain, is_async
-from ..errors import (
-    ConfigError,
-    ConnectRefused,
-    DisconnectCode,
-    InvalidValue,
-    NoSuchSession,
-    require,
-)
-from ..flows import Flow, Reply, Request, arun, expect, run
-from ..http import asgi, wsgi
-from ..http.authentication import bearer
-from ..http.connection import check_origin, checked_disconnect, read_first_message, remote_address
-from ..http.endpoints import checked_hops
-from ..live import AsyncSession, Session
-from ..models import Disconnect, Identity
-from ..operations import Admitted
-from ..sessions import AsyncUserSessions, UserSessions
-from ..strictjson import dumps
-from ..transports.unidirectional import Transport
+import socketio  # type: ignore[import-untyped]
 
-require("socketio", extra="socketio")
-import socketio  # type: ignore[import-untyped]  # noqa: E402 - checked above
-from socketio.exceptions import (  # type: ignore[import-untyped]  # noqa: E402
-    ConnectionRefusedError as SocketRefused,
-)
+from ...callbacks import call_awaited, call_plain, is_async
+from ...errors import ConfigError, ConnectRefused, NoSuchSession
+from ...flows import Flow, arun, run
+from ...http.endpoints import checked_hops
+from ...live import AsyncSession, Session
+from ...models import Disconnect, Identity
+from ...operations import Admitted
+from ...sessions import AsyncUserSessions, UserSessions
+from .admission import Admission, Identify, refusal
+from .calls import Do, aanswer, answer, enter, leave
 
-__all__ = ["DISCONNECT_EVENT", "Identify", "Tracking", "track"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["DISCONNECT_EVENT", "Tracking", "track"]
 
 S = TypeVar("S", Session, AsyncSession)
-Who: TypeAlias = "Identity | str | None"
-Identify: TypeAlias = Callable[[str, "dict[str, Any]", Any], "Who | Awaitable[Who]"]
 
 DISCONNECT_EVENT = "usersessions:disconnect"
 """The event that tells a client why it is about to be disconnected: `{"code", "reason"}`."""
@@ -131,11 +111,9 @@ class Tracking(Generic[S]):
         if isinstance(namespaces, str):
             raise ConfigError("namespaces must be a list of strings, not one string")
         self._sio, self._sessions = sio, sessions
-        self._identify, self._namespaces = identify, namespaces
-        self._trusted_hops = trusted_hops
-        self._drive: Any = (
-            partial(arun, answer=_aanswer) if awaits else partial(run, answer=_answer)
-        )
+        self._namespaces = namespaces
+        self._admit = Admission(sio, sessions, identify=identify, trusted_hops=trusted_hops)
+        self._drive: Any = partial(arun, answer=aanswer) if awaits else partial(run, answer=answer)
         self._call = call_awaited if awaits else call_plain
         self._sockets: dict[str, _Socket] = {}
         self._connecting: dict[tuple[str, str], _Socket] = {}
@@ -195,25 +173,25 @@ class Tracking(Generic[S]):
             admitted = yield from self._admit(namespace, sid, environ, *auth)
             socket = _Socket(sid, namespace, eio_sid, admitted)
             self._sockets[sid] = self._connecting[eio_sid, namespace] = socket
-        accepted = yield from _Do(partial(self._trigger, "connect", namespace, sid, environ, *auth))
+        accepted = yield from Do(partial(self._trigger, "connect", namespace, sid, environ, *auth))
         if accepted is False:
             return False
         close = partial(self._sio.start_background_task, self._end, socket)
         hold = self._sessions.hold(socket.admitted, close=close)
         try:
-            socket.session = yield from _Do(partial(_enter, hold))
+            socket.session = yield from Do(partial(enter, hold))
         except ConnectRefused as refused:
             reason: str = self._sio.reason.SERVER_DISCONNECT
             gone = (self._trigger, "disconnect", namespace, sid, reason)
-            yield from _Do(partial(self._call, *gone, what="disconnect", client=sid))
-            raise _refusal(refused) from refused
+            yield from Do(partial(self._call, *gone, what="disconnect", client=sid))
+            raise refusal(refused) from refused
         self._holds[sid] = hold
         return accepted
 
     def _connected(self, eio_sid: str, namespace: str | None, data: Any) -> Flow[None]:
         key, was_handled = (eio_sid, namespace or "/"), False
         try:
-            yield from _Do(partial(self._handle_connect, eio_sid, namespace, data))
+            yield from Do(partial(self._handle_connect, eio_sid, namespace, data))
             was_handled = True
         finally:
             socket = self._connecting.pop(key, None)
@@ -239,54 +217,9 @@ class Tracking(Generic[S]):
     def _gone(self, namespace: str, sid: str, *reason: str) -> Flow[object]:
         yield from self._leave(sid)
         try:
-            return (yield from _Do(partial(self._trigger, "disconnect", namespace, sid, *reason)))
+            return (yield from Do(partial(self._trigger, "disconnect", namespace, sid, *reason)))
         finally:
             self._sockets.pop(sid, None)
-
-    # Who connects -------------------------------------------------------------------------------
-
-    def _admit(
-        self, namespace: str, sid: str, environ: dict[str, Any], auth: Any = None
-    ) -> Flow[Admitted]:
-        try:
-            return (yield from self._admitted(namespace, sid, environ, auth))
-        except ConnectRefused as refused:
-            raise _refusal(refused) from refused
-        except (SocketRefused, ConnectionRefusedError):
-            # The app's `identify` refuses as its `connect` would.
-            raise
-        except Exception:
-            # A verifier, proxy or `identify` of the app's own failed.
-            logger.exception("the connection of client %s failed", sid)
-            raise _refusal(ConnectRefused(DisconnectCode.INTERNAL_SERVER_ERROR)) from None
-
-    def _admitted(
-        self, namespace: str, sid: str, environ: dict[str, Any], auth: Any
-    ) -> Flow[Admitted]:
-        scope, who = environ.get("asgi.scope"), None
-        headers = wsgi.read_headers(environ) if scope is None else asgi.read_headers(scope)
-        # Other servers for asyncio than those of ASGI give an environ without the client's address.
-        peer = None if environ.get("wsgi.async") else environ.get("REMOTE_ADDR")
-        peer = peer if scope is None else asgi.peer_of(scope)
-        if self._identify is not None:
-            who = yield from _Do(partial(self._identify, sid, environ, auth))
-        try:
-            message = read_first_message(dumps(auth if isinstance(auth, dict) else {}))
-            token = None if who is not None else message.token or bearer(headers)
-            request = replace(message, token=token).request(
-                sid,
-                Transport(f"socketio{namespace.rstrip('/')}", "application/json"),
-                headers,
-                remote_addr=remote_address(peer, headers, trusted_hops=self._trusted_hops),
-            )
-        except InvalidValue as error:
-            raise ConnectRefused(DisconnectCode.BAD_REQUEST) from error
-        if token is None and _lets_all_in(self._sio.eio.cors_allowed_origins):
-            check_origin(headers, ())
-        given: dict[str, Any] = {"user" if isinstance(who, str) else "identity": who}
-        flow = self._sessions.operations.admit(request, **given)
-        admitted: Admitted = yield from _Do(partial(self._sessions.run, flow))
-        return admitted
 
     # How a socket ends --------------------------------------------------------------------------
 
@@ -299,25 +232,25 @@ class Tracking(Generic[S]):
         socket.is_open = False
         why = {"code": disconnect.code, "reason": disconnect.reason}
         to = {"to": socket.sid, "namespace": socket.namespace, "ignore_queue": True}
-        yield from _Do(partial(self._sio.emit, DISCONNECT_EVENT, why, **to))
+        yield from Do(partial(self._sio.emit, DISCONNECT_EVENT, why, **to))
         transport = self._sio.eio.sockets.get(socket.eio_sid)
         if not disconnect.reconnect:
-            yield from _Do(partial(self._sio.disconnect, socket.sid, namespace=socket.namespace))
+            yield from Do(partial(self._sio.disconnect, socket.sid, namespace=socket.namespace))
         elif transport is not None:
             # Clients come back by themselves where their transport just closes; after a packet that
             # says "disconnect" or "close", they do not.
-            yield from _Do(partial(transport.close, wait=False, abort=True))
-            yield from _Do(partial(transport.queue.put, None))
+            yield from Do(partial(transport.close, wait=False, abort=True))
+            yield from Do(partial(transport.queue.put, None))
 
     def _drop(self, socket: _Socket) -> Flow[None]:
-        yield from _Do(partial(self._sio.disconnect, socket.sid, namespace=socket.namespace))
+        yield from Do(partial(self._sio.disconnect, socket.sid, namespace=socket.namespace))
         yield from self._leave(socket.sid)
         self._sockets.pop(socket.sid, None)
 
     def _leave(self, sid: str) -> Flow[None]:
         hold = self._holds.pop(sid, None)
         if hold is not None:
-            yield from _Do(partial(_exit, hold))
+            yield from Do(partial(leave, hold))
 
 
 @dataclass(eq=False, slots=True)
@@ -328,56 +261,3 @@ class _Socket:
     admitted: Admitted
     session: Session | AsyncSession | None = None
     is_open: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Do(Request):
-    """Something to call, and to await if it is async; what it raises, a flow can catch."""
-
-    act: Callable[[], Any]
-
-    def __iter__(self) -> Flow[Any]:
-        done = expect((yield self), _Done)
-        if done.error is not None:
-            raise done.error
-        return done.value
-
-
-@dataclass(frozen=True, slots=True)
-class _Done(Reply):
-    value: Any = None
-    error: Exception | None = None
-
-
-def _answer(request: Request) -> Reply:
-    try:
-        return _Done(cast(_Do, request).act())
-    except Exception as error:
-        return _Done(error=error)
-
-
-async def _aanswer(request: Request) -> Reply:
-    try:
-        value = cast(_Do, request).act()
-        return _Done(await value if inspect.isawaitable(value) else value)
-    except Exception as error:
-        return _Done(error=error)
-
-
-def _enter(hold: Any) -> Any:
-    return hold.__aenter__() if hasattr(hold, "__aenter__") else hold.__enter__()
-
-
-def _exit(hold: Any) -> Any:
-    none = (None, None, None)
-    return hold.__aexit__(*none) if hasattr(hold, "__aexit__") else hold.__exit__(*none)
-
-
-def _refusal(refused: ConnectRefused) -> SocketRefused:
-    why = checked_disconnect(refused)
-    return SocketRefused(why.reason, {"code": why.code, "reason": why.reason})
-
-
-def _lets_all_in(origins: Any) -> bool:
-    # What the server itself does not check: it lets in any origin, or is told to check none.
-    return origins is not None and not callable(origins) and (not origins or "*" in origins)
