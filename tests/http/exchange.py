@@ -8,6 +8,7 @@ import selectors
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tests.guards import GuardedLoop
 from usersessions import AsyncUserSessions
 from usersessions.http.asgi import ASGIApp, Message, Scope
 
@@ -201,7 +202,7 @@ class _LeapingSelector(selectors.DefaultSelector):
         return ready
 
 
-class LeapingLoop(asyncio.SelectorEventLoop):
+class LeapingLoop(GuardedLoop):
     """An event loop whose clock stands at 0 and leaps to the next deadline when all is quiet."""
 
     def __init__(self) -> None:

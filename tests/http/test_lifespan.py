@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -15,9 +16,15 @@ from typing import Any
 import pytest
 
 from tests.http.exchange import settle
+from tests.servers import until as servers_until
 from tests.standins import SharedStandIn
-from usersessions import AsyncUserSessions, ConnectRefused, Disconnect
-from usersessions.http.lifespan import lifespan
+from usersessions import AsyncUserSessions, ConnectRefused, Disconnect, UserSessions
+from usersessions.http.lifespan import (
+    LAST_FRAMES_SECONDS,
+    end_with_server,
+    lifespan,
+)
+from usersessions.http.signals import SignalRelay, server_is_listening
 
 BOTH_SIGNALS = pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name
@@ -28,7 +35,7 @@ SHUTDOWN = Disconnect(3001, "shutdown")
 class Handler:
     """A signal handler that counts, and tells how many sessions there were."""
 
-    def __init__(self, sessions: AsyncUserSessions) -> None:
+    def __init__(self, sessions: AsyncUserSessions | UserSessions) -> None:
         self._registry = sessions.operations.node.registry
         self.heard: list[tuple[int, int]] = []
 
@@ -402,3 +409,263 @@ async def test_a_signal_without_a_handler_before_ours_gets_its_default_back(
         raise_signal(signal.SIGTERM)
         await until(lambda: raised)
     assert raised == [(signal.SIGTERM, signal.SIG_DFL)]
+
+
+# With threads -------------------------------------------------------------------------------------
+
+
+class HeldByThread:
+    """A session that is held by a thread, which ends when told; or never, if it is stubborn."""
+
+    def __init__(self, sessions: UserSessions, *, stubborn: bool = False) -> None:
+        self._sessions = sessions
+        self._told = threading.Event()
+        self._registered = threading.Event()
+        self.stopped = threading.Event()
+        if not stubborn:
+            self.stopped.set()
+        self.told: Disconnect | None = None
+        self._thread = threading.Thread(target=self._hold)
+        self._thread.start()
+        assert self._registered.wait(5.0)
+
+    def _hold(self) -> None:
+        with self._sessions.connect(user="42", transport="test", close=self._tell):
+            self._registered.set()
+            self._told.wait()
+            self.stopped.wait()
+
+    def _tell(self, disconnect: Disconnect) -> None:
+        self.told = disconnect
+        self._told.set()
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self._told.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def blocking() -> UserSessions:
+    return UserSessions()
+
+
+@pytest.fixture
+def served(blocking: UserSessions) -> Iterator[Handler]:
+    """The handler of a server that blocks, in place for all signals that one may have."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+    handler = Handler(blocking)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    yield handler
+    for number, previous in before.items():
+        signal.signal(number, previous)
+
+
+def heard(server: Handler, *, times: int = 1) -> list[tuple[int, int]]:
+    """What a server has heard, which is waited for in the main thread, as servers do."""
+    servers_until(lambda: len(server.heard) == times, what="the signal to reach the server")
+    return server.heard
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name
+)
+def test_a_signal_ends_the_sessions_of_threads_first_and_reaches_the_server_then(
+    blocking: UserSessions, served: Handler, number: signal.Signals
+) -> None:
+    end_with_server(blocking)
+    held = HeldByThread(blocking)
+    signal.raise_signal(number)
+    assert served.heard == []
+    assert heard(served) == [(number, 0)]
+    assert held.told == SHUTDOWN
+    assert in_place(signal.SIGINT) is in_place(signal.SIGQUIT) is served
+    held.stop()
+
+
+def test_a_second_signal_is_not_held_up_by_a_thread_that_does_not_end(
+    blocking: UserSessions, served: Handler
+) -> None:
+    end_with_server(blocking)
+    held = HeldByThread(blocking, stubborn=True)
+    signal.raise_signal(signal.SIGTERM)
+    assert served.heard == []
+    signal.raise_signal(signal.SIGINT)
+    assert served.heard == [(signal.SIGINT, 1)]
+    held.stop()
+    assert heard(served, times=2)[1] == (signal.SIGTERM, 0)
+
+
+def test_a_process_without_sessions_waits_for_nothing(
+    blocking: UserSessions, served: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usersessions.http.lifespan.LAST_FRAMES_SECONDS", 60.0)
+    end_with_server(blocking)
+    signal.raise_signal(signal.SIGTERM)
+    assert heard(served) == [(signal.SIGTERM, 0)]
+
+
+def test_the_last_frames_of_streams_have_a_moment_to_be_sent(
+    blocking: UserSessions, served: Handler
+) -> None:
+    end_with_server(blocking)
+    held = HeldByThread(blocking)
+    began = time.monotonic()
+    signal.raise_signal(signal.SIGTERM)
+    heard(served)
+    assert time.monotonic() - began > LAST_FRAMES_SECONDS
+    held.stop()
+
+
+def test_a_server_with_threads_joins_the_others_when_it_is_to_end_with_its_server(
+    served: Handler,
+) -> None:
+    store = SharedStandIn()
+    end_with_server(UserSessions(store=store))
+    assert (store.joined, store.closed) == (1, [])
+    signal.raise_signal(signal.SIGTERM)
+    heard(served)
+    assert len(store.closed) == 1
+
+
+def test_a_signal_that_no_thread_can_be_started_for_goes_straight_to_the_server(
+    blocking: UserSessions, served: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    end_with_server(blocking)
+    monkeypatch.setattr("usersessions.http.lifespan._thread.start_new_thread", fail)
+    signal.raise_signal(signal.SIGTERM)
+    assert served.heard == [(signal.SIGTERM, 0)]
+
+
+def test_a_signal_reaches_the_server_even_if_ending_the_sessions_of_threads_fails(
+    blocking: UserSessions, served: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise LookupError
+
+    failures: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: failures.append(failed.exc_type))
+    monkeypatch.setattr(blocking, "close", fail)
+    end_with_server(blocking)
+    signal.raise_signal(signal.SIGTERM)
+    assert heard(served) == [(signal.SIGTERM, 0)]
+    servers_until(lambda: failures, what="the failure to be reported")
+    assert failures == [LookupError]
+
+
+def test_a_signal_may_come_while_the_main_thread_starts_another(
+    blocking: UserSessions, served: Handler
+) -> None:
+    end_with_server(blocking)
+    # What `Thread.start` holds for a moment.
+    with threading._active_limbo_lock:  # type: ignore[attr-defined]
+        signal.raise_signal(signal.SIGTERM)
+    assert heard(served) == [(signal.SIGTERM, 0)]
+
+
+def test_in_a_thread_it_hears_no_signal(blocking: UserSessions, served: Handler) -> None:
+    thread = threading.Thread(target=end_with_server, args=[blocking])
+    thread.start()
+    thread.join()
+    assert in_place(signal.SIGTERM) is served
+
+
+def test_a_quit_that_dumps_core_is_left_alone(server: Handler) -> None:
+    relay = SignalRelay(lambda number, pass_on: False)
+    before = in_place(signal.SIGQUIT)
+    assert before is signal.SIG_DFL
+    relay.begin()
+    assert in_place(signal.SIGQUIT) is before
+    assert in_place(signal.SIGTERM) is not server
+    relay.end()
+
+
+def test_a_system_without_quit_has_the_other_signals(
+    server: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usersessions.http.signals._QUICK", signal.SIGTERM)
+    relay = SignalRelay(lambda number, pass_on: False)
+    relay.begin()
+    assert in_place(signal.SIGTERM) is not server
+    relay.end()
+    assert in_place(signal.SIGTERM) is server
+
+
+def test_a_server_is_listening_where_it_has_a_handler_of_its_own(server: Handler) -> None:
+    assert server_is_listening()
+    for handler in (signal.SIG_DFL, signal.SIG_IGN):
+        signal.signal(signal.SIGTERM, handler)
+        assert not server_is_listening()
+
+
+ALONE_WITH_THREADS = """
+import os, signal, threading, time
+from usersessions import UserSessions
+from usersessions.http.lifespan import end_with_server
+
+signal.signal(signal.{name}, {handler})
+sessions = UserSessions()
+told = threading.Event()
+end_with_server(sessions)
+
+def close(disconnect):
+    print(disconnect, flush=True)
+    told.set()
+
+def hold(registered):
+    with sessions.connect(user="42", transport="test", close=close):
+        registered.set()
+        told.wait()
+
+registered = threading.Event()
+threading.Thread(target=hold, args=[registered]).start()
+registered.wait()
+try:
+    {act}
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "handler", "status", "last"),
+    [
+        ("SIGTERM", "signal.SIG_DFL", -signal.SIGTERM, []),
+        ("SIGINT", "signal.SIG_DFL", -signal.SIGINT, []),
+        ("SIGINT", "signal.default_int_handler", 0, ["interrupted"]),
+    ],
+)
+def test_without_a_server_a_process_with_threads_ends_as_it_would_without_us(
+    name: str, handler: str, status: int, last: list[str]
+) -> None:
+    act = f"signal.raise_signal(signal.{name})"
+    script = ALONE_WITH_THREADS.format(name=name, handler=handler, act=act)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout.splitlines() == ["Disconnect(code=3001, reason='shutdown')", *last]
+
+
+FORK = """child = os.fork()
+    if not child:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(60)
+    _, status = os.waitpid(child, 0)
+    print(os.WTERMSIG(status), len(sessions.user_connections("42")), flush=True)
+    told.set()
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_process_that_was_forked_ends_at_a_signal_and_ends_no_session_of_its_parent() -> None:
+    script = ALONE_WITH_THREADS.format(name="SIGTERM", handler="signal.SIG_DFL", act=FORK)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"{signal.SIGTERM:d} 1", "interrupted"]

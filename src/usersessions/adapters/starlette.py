@@ -13,7 +13,7 @@ from ..http.asgi import peer_of, read_headers
 from ..http.authentication import Refusal, authenticate
 from ..http.base import Request
 from ..http.connection import checked_disconnect
-from ..http.endpoints import PATHS, WEBSOCKET_PATH
+from ..http.endpoints import NAMELESS_PATH, PATHS, WEBSOCKET_PATH
 from ..http.handshakes import Handshakes, without_token
 from ..http.lifespan import lifespan as hold
 from ..live import AsyncSession
@@ -55,7 +55,8 @@ def routes(
         allowed_origins=allowed_origins,
         trusted_hops=trusted_hops,
     )
-    return [*(Route(path, app) for path in PATHS), WebSocketRoute(WEBSOCKET_PATH, app)]
+    paths = (*PATHS, NAMELESS_PATH)
+    return [*(Route(path, app) for path in paths), WebSocketRoute(WEBSOCKET_PATH, app)]
 
 
 def lifespan(

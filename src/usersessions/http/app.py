@@ -11,7 +11,7 @@ from .asgi import Receive, Scope, Send, StreamServer, path_of, read_request, sen
 from .base import Response
 from .connection import read_request as read_connect_request
 from .endpoints import WEBSOCKET_PATH, Endpoints
-from .lifespan import lifespan
+from .lifespan import ensure_lifespan, lifespan
 
 __all__ = ["UserSessionsApp"]
 
@@ -60,6 +60,7 @@ class UserSessionsApp:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        await ensure_lifespan(self._sessions)
         with suppress(ClientGone):
             if scope["type"] == "websocket":
                 await self._websocket(scope, receive, send)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
 from ..errors import ConnectRefused
+from ..live import AsyncSession
 from ..models import Disconnect
 from ..sessions import AsyncUserSessions
 from ..transports.unidirectional import ConnectMessage, Transport, disconnect_frame
@@ -21,12 +22,14 @@ from .connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect
 from .endpoints import Endpoints
 
 __all__ = [
+    "TRACKED",
     "ASGIApp",
     "Message",
     "Receive",
     "Scope",
     "Send",
     "StreamServer",
+    "Tracked",
     "path_of",
     "peer_of",
     "read_headers",
@@ -40,6 +43,16 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+TRACKED = "usersessions"
+"""Where a connection that is tracked has its `Tracked`, in its scope."""
+
+
+class Tracked:
+    """A connection that a middleware tracks; passed over where it turns out to be a stream here."""
+
+    session: AsyncSession | None = None
+    is_passed_over = False
 
 
 async def read_request(scope: Scope, receive: Receive) -> Request:
@@ -133,6 +146,7 @@ class StreamServer:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
+        _pass_over(scope)
         head = {"content-type": transport.media_type, **STREAM_HEADERS}
         await deliver(_start(send, 200, head))
         disconnect = await self._hold(message, transport, headers, scope, write, left)
@@ -165,6 +179,7 @@ class StreamServer:
             code, reason = disconnect.code, disconnect.reason
             await send({"type": "websocket.close", "code": code, "reason": reason})
 
+        _pass_over(scope)
         await receive()
         await deliver(send({"type": "websocket.accept"}))
         headers = read_headers(scope)
@@ -197,6 +212,13 @@ class StreamServer:
         )
 
 
+def _pass_over(scope: Scope) -> None:
+    # A stream has a session of its own: what may be around it must not give it another one.
+    tracked = scope.get(TRACKED)
+    if isinstance(tracked, Tracked):
+        tracked.is_passed_over = True
+
+
 def peer_of(scope: Scope) -> str | None:
     """The address of the other end of the TCP connection."""
     client = scope.get("client")
@@ -208,4 +230,10 @@ def path_of(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     # A mount point stands at the start of the path, a prefix that a front proxy cut off does not.
-    return path[len(root) :] if root and f"{path}/".startswith(f"{root}/") else path
+    if root and f"{path}/".startswith(f"{root}/"):
+        path = path[len(root) :]
+    # Routers add or drop a slash at the end, which makes another path: see `Endpoints.answer`.
+    raw: bytes | None = scope.get("raw_path")
+    if raw and raw.endswith(b"/") != path.endswith("/"):
+        path = path.removesuffix("/") if path.endswith("/") else f"{path}/"
+    return path

@@ -1,4 +1,4 @@
-"""A stream, held by a thread: its body as a generator, for servers that iterate.
+"""A stream, held by a thread: its frames as a generator, for servers that iterate.
 
 1. A session is registered while the generator runs, and at no other time: not before a server asks
    for the first frame, and gone when it closes the generator, whatever makes it do so.
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, closing
+from typing import TypeAlias
 
 from ..errors import ConnectRefused, DisconnectCode
 from ..live import Session
@@ -20,11 +22,14 @@ from ..transports.unidirectional import ConnectMessage, Stream, Transport, disco
 from ..version import __version__
 from .connection import checked_disconnect
 from .endpoints import Endpoints
-from .watch import ClientSocket, Watch, watching
+from .watch import Watch
 
-__all__ = ["stream_body"]
+__all__ = ["Frames", "send_all", "stream_body"]
 
 logger = logging.getLogger(__name__)
+
+Frames: TypeAlias = "Generator[bytes, None, Disconnect | None]"
+"""The frames of a stream, and at the end what the client was told; None if it has left."""
 
 UNSEEN_PING_INTERVAL = 18
 """The longest between two pings where only writing shows that a client has left.
@@ -41,8 +46,8 @@ def stream_body(
     *,
     headers: Mapping[str, str],
     peer: str | None,
-    client_socket: ClientSocket | None = None,
-) -> Generator[bytes, None, None]:
+    watching: AbstractContextManager[Watch],
+) -> Frames:
     """The body of a stream, a frame at a time, which holds its session as long as it is iterated.
 
     Args:
@@ -52,8 +57,7 @@ def stream_body(
         transport: that of the stream.
         headers: the headers of the HTTP request, as `Request` has them.
         peer: the other end of the TCP connection.
-        client_socket: the connection itself, where the server lets it be seen; nothing is read
-            from it or written to it.
+        watching: gives what waits for the session to be told to end, and for its client to leave.
     """
     operations = sessions.operations
     client = operations.node.client_ids.draw()
@@ -62,7 +66,7 @@ def stream_body(
             endpoints.admit(client, message, transport, headers=headers, peer=peer)
         )
         with (
-            watching(client_socket, silence=endpoints.ping_interval) as watch,
+            watching as watch,
             sessions.hold(admitted, close=watch.tell) as session,
         ):
             stream = Stream(
@@ -84,6 +88,24 @@ def stream_body(
         disconnect = Disconnect.of(DisconnectCode.INTERNAL_SERVER_ERROR)
     if disconnect is not None:
         yield transport.wrap(disconnect_frame(disconnect))
+    return disconnect
+
+
+def send_all(frames: Frames, write: Callable[[bytes], None]) -> Disconnect | None:
+    """Send the frames of a stream one by one, and give what its client was told at the end.
+
+    Args:
+        frames: the stream; it is over in any case.
+        write: sends one frame; what it raises ends the stream.
+    """
+    with closing(frames):
+        while True:
+            try:
+                frame = next(frames)
+            except StopIteration as end:
+                told: Disconnect | None = end.value
+                return told
+            write(frame)
 
 
 def _carry(

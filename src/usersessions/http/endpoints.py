@@ -19,7 +19,7 @@ from .base import Request, Response, text
 from .connection import HTTP_STREAM, SSE, check_origin, remote_address
 from .own_sessions import OwnSessionsApi
 
-__all__ = ["PATHS", "WEBSOCKET_PATH", "Endpoints"]
+__all__ = ["NAMELESS_PATH", "PATHS", "WEBSOCKET_PATH", "Endpoints"]
 
 _API = "/api"
 _OWN = "/sessions"
@@ -27,6 +27,9 @@ _STREAMS = {f"/connection/{transport.name}": transport for transport in (HTTP_ST
 
 PATHS = (_API, f"{_API}/{{method}}", _OWN, f"{_OWN}/{{client}}", *_STREAMS)
 """The paths that are served over HTTP, as routers write them."""
+
+NAMELESS_PATH = f"{_OWN}/"
+"""Where a client ID is missing: for routers that would send its `DELETE` on to `/sessions`."""
 
 WEBSOCKET_PATH = "/connection/uni_websocket"
 """The path that is served over WebSocket."""

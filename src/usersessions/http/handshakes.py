@@ -3,8 +3,9 @@
 1. The app says who it is, where it has authenticated already; else a token does: as a bearer token,
    or, since browsers cannot set headers on a WebSocket, as the query parameter `access_token`
    (RFC 6750, 2.3); else the connect proxy.
-2. Where no token says who connects, a foreign page may have had a browser send its cookies along:
-   the origin is checked.
+2. Where it is not a token that says who connects, a foreign page may have had a browser send its
+   cookies along: the origin is checked. That a token came as well, which says nothing then, is no
+   reason not to.
 """
 
 from __future__ import annotations
@@ -77,13 +78,13 @@ class Handshakes:
             InvalidValue: if a value is outside of its bounds.
         """
         headers = request.headers
-        token = bearer(headers) or request.parameter(_PARAMETER)
+        token = None if who is not None else bearer(headers) or request.parameter(_PARAMETER)
         if token is None:
             check_origin(headers, self._allowed_origins)
         asked = ConnectRequest(
             self._operations.node.client_ids.draw() if client is None else client,
             transport,
-            token=token if who is None else None,
+            token=token,
             name=app_name,
             version=app_version,
             headers=headers,

@@ -9,6 +9,8 @@ then lets the server have the signal:
 3. A signal that the process ignores stays ignored.
 4. What is heard is passed on to the handler that was there before, once for each signal; also where
    a handler that somebody installed after ours calls ours, or puts it back when it is long over.
+5. SIGQUIT is heard where a server has a handler of its own for it, as gunicorn does for a quick
+   stop, which then waits for its threads all the same. Elsewhere it stays what dumps core.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeAlias
 
-__all__ = ["SignalRelay"]
+__all__ = ["SignalRelay", "server_is_listening"]
 
 _Handler: TypeAlias = "Callable[[int, FrameType | None], object] | signal.Handlers"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_QUICK = getattr(signal, "SIGQUIT", signal.SIGTERM)  # Windows has none
 
 
 class SignalRelay:
-    """Hears SIGINT and SIGTERM, and passes them on.
+    """Hears SIGINT, SIGTERM and a server's SIGQUIT, and passes them on.
 
     Args:
         end_sessions: called once, in the main thread, between any two of its steps, with the number
@@ -45,9 +48,9 @@ class SignalRelay:
         """Listen; in any other thread than the main one, where nothing can be heard, do nothing."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in _SIGNALS:
+        for number in {*_SIGNALS, _QUICK}:
             previous = signal.getsignal(number)
-            if callable(previous) or previous is signal.SIG_DFL:
+            if callable(previous) or (previous is signal.SIG_DFL and number in _SIGNALS):
                 self._previous[number] = previous
                 signal.signal(number, self._heard)
 
@@ -70,3 +73,16 @@ class SignalRelay:
         else:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+
+def server_is_listening() -> bool:
+    """Whether this process is a server's that has its own way to stop: a handler for SIGTERM.
+
+    In a shell, a script or a test there is none.
+
+    >>> previous = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    >>> server_is_listening()
+    True
+    >>> _ = signal.signal(signal.SIGTERM, previous)
+    """
+    return callable(signal.getsignal(signal.SIGTERM))

@@ -3,65 +3,66 @@
 1. A session is registered when the app accepts its WebSocket, just before the client is told, and
    is gone when the app has done with it, whatever ends it. A WebSocket that the app does not accept
    was never listed.
-2. A WebSocket whose session has to end is closed with the code and the reason, at once; the app is
-   told as if the client had left: it receives `websocket.disconnect`, and what it sends fails with
-   an OSError, as the ASGI specification has it for connections that are over.
-3. A token in the query is taken out of the scope before the WebSocket is accepted, since servers
-   write the query into their access logs then.
-4. A client that may not connect is told why: browsers do not show what refuses a handshake, so
-   the WebSocket is accepted and then closed.
+2. A WebSocket whose session has to end is closed with the code and the reason, at once, but not
+   before it is open. The app is told as if the client had left: it receives
+   `websocket.disconnect`, and what it sends fails with an OSError, as the ASGI specification has it
+   for connections that are over. If it goes on for `END_TIMEOUT`, it is cancelled: it may be held
+   up by a client that does not read.
+3. A client that may not connect is told why: browsers do not show what refuses a handshake, so
+   the WebSocket is accepted and then closed. Nothing that the app does after its accept is done:
+   that fails, as if the client had left.
+4. Servers write the query into their access logs: so a token is taken out of it before the app is
+   asked. The app, which may want it, has a copy of the scope that is as it came.
+5. No message of the client is lost where the app stops waiting for one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Collection
-from contextlib import AsyncExitStack, suppress
-from typing import TypeAlias
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
-from ..errors import ConnectRefused
-from ..live import AsyncSession
+from ..errors import ConnectRefused, DisconnectCode
+from ..live import AsyncClose, AsyncSession
 from ..models import Disconnect, Identity
 from ..sessions import AsyncUserSessions
 from .aio import ClientGone, deliver
-from .asgi import ASGIApp, Message, Receive, Scope, Send, peer_of, read_headers
+from .asgi import TRACKED, ASGIApp, Message, Receive, Scope, Send, Tracked, peer_of, read_headers
 from .base import Request
 from .connection import checked_disconnect
-from .endpoints import WEBSOCKET_PATH
 from .handshakes import Handshakes, without_token
+from .lifespan import ensure_lifespan
 
-__all__ = ["Identify", "TrackWebSockets", "session_of"]
+__all__ = ["Hold", "Identify", "SessionOver", "TrackWebSockets", "Tracking", "session_of"]
+
+logger = logging.getLogger(__name__)
+
+END_TIMEOUT = 5.0
+"""The longest that an app may go on with a WebSocket whose session has ended, in seconds."""
 
 Who: TypeAlias = "Identity | str | None"
 Identify: TypeAlias = "Callable[[Scope], Who | Awaitable[Who]]"
 
-_KEY = "usersessions"
+
+class Hold(Protocol):
+    """Holds the session of one connection, which `close` has to end."""
+
+    def __call__(self, *, close: AsyncClose) -> AbstractAsyncContextManager[AsyncSession]: ...
 
 
-class TrackWebSockets:
-    """An ASGI middleware: each WebSocket that the app accepts is a session while it is open.
+class SessionOver(OSError):
+    """What an app sends has nobody to go to."""
 
-    Who connects is said by a token, a bearer token or the query parameter `access_token`; without
-    one by the connect proxy. Put it around all of the app or around a part; other scopes, and the
-    stream at `/connection/uni_websocket`, pass through.
+    def __init__(self) -> None:
+        super().__init__("the session of this connection has ended")
 
-    Args:
-        app: the app, or the part of it, whose WebSockets it tracks.
-        sessions: where they are registered.
-        identify: says who connects, where the app has authenticated already: given the scope, it
-            gives an `Identity`, or a user ID, or None to ask the token; it may be async.
-        allowed_origins: origins whose pages may connect without a token, such as
-            `"https://app.example.com"`; the page's own host always may.
-        trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`.
 
-    Raises:
-        ConfigError: if a value is outside of its bounds.
-
-    >>> async def app(scope, receive, send):
-    ...     print(session_of(scope).user)
-    >>> app = TrackWebSockets(app, AsyncUserSessions())
-    """
+class Tracking:
+    """What is needed to hold the sessions of an app's own connections; the base of middlewares."""
 
     def __init__(
         self,
@@ -79,34 +80,93 @@ class TrackWebSockets:
             sessions.operations, allowed_origins=allowed_origins, trusted_hops=trusted_hops
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope."""
-        if scope["type"] != "websocket" or scope["path"].endswith(WEBSOCKET_PATH):
-            await self._app(scope, receive, send)
-            return
+    def _opened(self, scope: Scope, transport: str) -> tuple[Scope, Hold]:
+        """The scope for the app, and how to hold the session once there is to be one."""
         query = scope.get("query_string", b"").decode("latin-1")
-        request = Request("GET", query, read_headers(scope))
+        inner, request = dict(scope), Request("GET", query, read_headers(scope))
+        scope["query_string"] = without_token(query).encode("latin-1")
+        return inner, partial(self._hold, inner, request, transport)
 
-        async def hold(close: Callable[[Disconnect], Awaitable[None]]) -> AsyncSession:
+    @asynccontextmanager
+    async def _hold(
+        self, scope: Scope, request: Request, transport: str, *, close: AsyncClose
+    ) -> AsyncGenerator[AsyncSession, None]:
+        await ensure_lifespan(self._sessions)
+        try:
             who = None if self._identify is None else self._identify(scope)
-            scope["query_string"] = without_token(query).encode("latin-1")
             admitted = await self._sessions.run(
                 self._handshakes.admit(
                     request,
-                    transport="websocket",
+                    transport=transport,
                     peer=peer_of(scope),
                     who=await who if inspect.isawaitable(who) else who,
                 )
             )
-            return await held.enter_async_context(self._sessions.hold(admitted, close=close))
+        except ConnectRefused:
+            raise
+        except Exception as error:
+            # A verifier, proxy or `identify` of the app's own failed.
+            logger.exception("a connection failed before it had a session")
+            raise ConnectRefused(DisconnectCode.INTERNAL_SERVER_ERROR) from error
+        async with self._sessions.hold(admitted, close=close) as session:
+            yield session
 
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, *, until: asyncio.Future[Any]
+    ) -> None:
+        """Have the app serve its scope, and cancel it when time is up."""
+        serving = asyncio.ensure_future(self._app(scope, receive, send))
+        try:
+            await asyncio.wait((serving, until), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            serving.cancel()
+            await asyncio.wait((serving,))
+        if not (until.done() and serving.cancelled()):
+            with suppress(SessionOver):
+                serving.result()
+
+
+class TrackWebSockets(Tracking):
+    """An ASGI middleware: each WebSocket that the app accepts is a session while it is open.
+
+    Who connects is said by a token, a bearer token or the query parameter `access_token`; without
+    one by the connect proxy. Put it around all of the app or around a part; other scopes, and the
+    streams of this library, pass through.
+
+    Args:
+        app: the app, or the part of it, whose WebSockets it tracks.
+        sessions: where they are registered.
+        identify: says who connects, where the app has authenticated already: given the scope, it
+            gives an `Identity`, or a user ID, or None to ask the token; it may be async, and raise
+            `ConnectRefused`.
+        allowed_origins: origins whose pages may connect without a token, such as
+            `"https://app.example.com"`; the page's own host always may.
+        trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`.
+
+    Raises:
+        ConfigError: if a value is outside of its bounds.
+
+    >>> async def app(scope, receive, send):
+    ...     print(session_of(scope).user)
+    >>> app = TrackWebSockets(app, AsyncUserSessions())
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] != "websocket":
+            await self._app(scope, receive, send)
+            return
+        inner, hold = self._opened(scope, "websocket")
         async with AsyncExitStack() as held:
-            tracked = scope[_KEY] = _Tracked(receive, send, hold)
-            await self._app(scope, tracked.receive, tracked.send)
+            tracked = inner[TRACKED] = _WebSocket(receive, send, hold, held)
+            try:
+                await self._serve(inner, tracked.receive, tracked.send, until=tracked.overdue)
+            finally:
+                tracked.leave()
 
 
-def session_of(scope: Scope) -> AsyncSession:
-    """The session of a WebSocket that was accepted.
+def session_of(scope: Mapping[str, object]) -> AsyncSession:
+    """The session of a WebSocket that was accepted, or of an event stream that has begun.
 
     Args:
         scope: the scope of the connection; frameworks have it as `websocket.scope`.
@@ -118,8 +178,8 @@ def session_of(scope: Scope) -> AsyncSession:
     Traceback (most recent call last):
     LookupError: this connection has no session: accept it first, inside of TrackWebSockets
     """
-    tracked = scope.get(_KEY)
-    session = tracked.session if isinstance(tracked, _Tracked) else None
+    tracked = scope.get(TRACKED)
+    session = tracked.session if isinstance(tracked, Tracked) else None
     if session is None:
         raise LookupError(
             "this connection has no session: accept it first, inside of TrackWebSockets"
@@ -127,53 +187,71 @@ def session_of(scope: Scope) -> AsyncSession:
     return session
 
 
-class _Tracked:
+class _WebSocket(Tracked):
     """One WebSocket, between its server and its app."""
 
-    def __init__(
-        self,
-        receive: Receive,
-        send: Send,
-        hold: Callable[[Callable[[Disconnect], Awaitable[None]]], Awaitable[AsyncSession]],
-    ) -> None:
+    def __init__(self, receive: Receive, send: Send, hold: Hold, held: AsyncExitStack) -> None:
         self._receive = receive
         self._send = send
         self._hold = hold
-        self.session: AsyncSession | None = None
-        self._ended: asyncio.Future[Disconnect] = asyncio.get_running_loop().create_future()
+        self._held = held
+        self._receiving: asyncio.Future[Message] | None = None
+        self._is_open = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[Disconnect] = self._loop.create_future()
+        self.overdue: asyncio.Future[None] = self._loop.create_future()
 
     async def receive(self) -> Message:
-        receiving = asyncio.ensure_future(self._receive())
-        try:
+        receiving = None
+        # Where two wait at once, each message is for one of them.
+        while receiving is None or self._receiving is not receiving:
+            receiving = self._receiving = self._receiving or asyncio.ensure_future(self._receive())
             await asyncio.wait((receiving, self._ended), return_when=asyncio.FIRST_COMPLETED)
             if self._ended.done():
-                disconnect = self._ended.result()
-                code, reason = disconnect.code, disconnect.reason
-                return {"type": "websocket.disconnect", "code": code, "reason": reason}
-            message = receiving.result()
-        finally:
-            receiving.cancel()
+                return {"type": "websocket.disconnect", **self._why()}
+        self._receiving = None
+        message = receiving.result()
         if self.session is not None:
             self.session.touch()
         return message
 
     async def send(self, message: Message) -> None:
         if self._ended.done():
-            raise OSError("the session of this connection has ended")
-        if message["type"] == "websocket.accept" and self.session is None:
+            raise SessionOver
+        opens = message["type"] == "websocket.accept" and not self.is_passed_over
+        if opens:
             try:
-                self.session = await self._hold(self._close)
+                self.session = await self._held.enter_async_context(self._hold(close=self._end))
             except ConnectRefused as refused:
-                await self._send(message)
-                await self._close(checked_disconnect(refused))
-                return
+                await self._end(checked_disconnect(refused))
+        elif message["type"] == "websocket.close":
+            self._is_open = False
         await self._send(message)
+        if opens:
+            self._is_open = True
+            if self._ended.done():
+                await self._close()
+                raise SessionOver
 
-    async def _close(self, disconnect: Disconnect) -> None:
-        if not self._ended.done():
-            self._ended.set_result(disconnect)
-            code, reason = disconnect.code, disconnect.reason
-            closing = self._send({"type": "websocket.close", "code": code, "reason": reason})
-            with suppress(ClientGone, RuntimeError):
-                # Servers may raise a RuntimeError where the client has left in this moment.
-                await deliver(closing)
+    def leave(self) -> None:
+        """The app is done with it."""
+        for pending in (self._receiving, self._timer):
+            if pending is not None:
+                pending.cancel()
+
+    async def _end(self, disconnect: Disconnect) -> None:
+        self._ended.set_result(disconnect)
+        self._timer = self._loop.call_later(END_TIMEOUT, self.overdue.set_result, None)
+        if self._is_open:
+            await self._close()
+
+    async def _close(self) -> None:
+        closing = self._send({"type": "websocket.close", **self._why()})
+        with suppress(ClientGone, RuntimeError):
+            # Servers may raise a RuntimeError where the client has left in this moment.
+            await deliver(closing)
+
+    def _why(self) -> Message:
+        disconnect = self._ended.result()
+        return {"code": disconnect.code, "reason": disconnect.reason}

@@ -5,7 +5,11 @@
    servers on event loops.
 2. A client whose network vanished says nothing at all. So the system is asked to give a connection
    up when what was sent has not been acknowledged for some seconds (TCP_USER_TIMEOUT, RFC 5482).
-3. Elsewhere only writing shows that a client is gone.
+3. Elsewhere only writing shows that a client is gone; with gevent and eventlet, too, since what
+   they put in place of `select.poll` does not know POLLRDHUP.
+4. What the system says of a connection that has failed is taken note of here. Whoever writes to it
+   next gets EPIPE, which servers take for a client that left, and not, say, ETIMEDOUT, which they
+   write into their logs.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from types import BuiltinFunctionType
 from typing import Protocol
 
 from ..models import Disconnect
@@ -35,6 +40,11 @@ class ClientSocket(Protocol):
 
     def fileno(self) -> int:
         """Its file descriptor."""
+        ...
+
+    def getsockopt(self, level: int, option: int, /) -> int:
+        """An option of it."""
+        ...
 
     def setsockopt(self, level: int, option: int, value: int, /) -> None:
         """Set an option of it."""
@@ -75,10 +85,11 @@ def watching(client_socket: ClientSocket | None, *, silence: int) -> Generator[W
         client_socket: its connection.
         silence: how long what was sent may stay unacknowledged at most, in seconds.
     """
-    if client_socket is None or not hasattr(select, "POLLRDHUP"):
-        yield _BlindWatch()
+    if client_socket is not None:
+        bound_silence(client_socket, seconds=silence)
+    if client_socket is None or not _sees_clients():
+        yield _BlindWatch(client_socket)
         return
-    bound_silence(client_socket, seconds=silence)
     watch = _SocketWatch(client_socket)
     try:
         yield watch
@@ -100,11 +111,22 @@ def bound_silence(client_socket: ClientSocket, *, seconds: int) -> None:
             client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
+def _sees_clients() -> bool:
+    is_system_s = isinstance(getattr(select, "poll", None), BuiltinFunctionType)
+    return is_system_s and hasattr(select, "POLLRDHUP")
+
+
+def _has_failed(client_socket: ClientSocket) -> bool:
+    # The system says so once.
+    return client_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
 class _BlindWatch(Watch):
     sees_client = False
 
-    def __init__(self) -> None:
+    def __init__(self, client_socket: ClientSocket | None) -> None:
         super().__init__()
+        self._socket = client_socket
         self._told = threading.Event()
 
     def _wake(self) -> None:
@@ -112,6 +134,8 @@ class _BlindWatch(Watch):
 
     def wait(self, seconds: float) -> None:
         self._told.wait(seconds)
+        if self._socket is not None:
+            self.client_is_gone = _has_failed(self._socket)
 
 
 class _SocketWatch(Watch):
@@ -119,11 +143,12 @@ class _SocketWatch(Watch):
 
     def __init__(self, client_socket: ClientSocket) -> None:
         super().__init__()
+        self._socket = client_socket
         self._client = client_socket.fileno()
-        self._woken, self._waker = os.pipe()
         self._poll = select.poll()
-        self._poll.register(self._woken, select.POLLIN)
         self._poll.register(self._client, select.POLLRDHUP)
+        self._woken, self._waker = os.pipe()
+        self._poll.register(self._woken, select.POLLIN)
         # Whoever tells must not write to a file descriptor that was closed meanwhile: it may be
         # another file's by then.
         self._lock = threading.Lock()
@@ -137,6 +162,8 @@ class _SocketWatch(Watch):
     def wait(self, seconds: float) -> None:
         events = self._poll.poll(max(0.0, seconds) * 1000)
         self.client_is_gone = any(descriptor == self._client for descriptor, _ in events)
+        if self.client_is_gone:
+            _has_failed(self._socket)
 
     def stop(self) -> None:
         """Release what it holds."""

@@ -1,9 +1,11 @@
-"""Whether other processes serve the same app, which a store in memory would not know of.
+"""What a process can know of the server whose worker it is.
 
-Nothing says so in general. These do, each for some servers: the environment variable
-`WEB_CONCURRENCY`, the configuration that uvicorn and hypercorn hand to their worker processes, and
-what gunicorn was started with. WSGI servers say it with each request (PEP 3333,
-`wsgi.multiprocess`).
+Whether other processes serve the same app, which a store in memory would not know of: nothing says
+so in general. These do, each for some servers: the environment variable `WEB_CONCURRENCY`, the
+configuration that uvicorn and hypercorn hand to their worker processes, and what gunicorn was
+started with. WSGI servers say it with each request (PEP 3333, `wsgi.multiprocess`).
+
+Whether it has to stop: the workers of hypercorn hear no signal, but are handed an event.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..stores.memory import MemoryStore
 
-__all__ = ["has_other_workers", "warn_of_other_workers"]
+__all__ = ["has_other_workers", "told_to_stop", "warn_of_other_workers"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +52,26 @@ def has_other_workers() -> bool:
     return any(count > 1 for count in _counts())
 
 
+def told_to_stop() -> Callable[[], bool] | None:
+    """What says whether the server has told this worker to stop; None where a signal does.
+
+    >>> told_to_stop()
+    """
+    event = _handed().get("shutdown_event")
+    return None if event is None else event.is_set
+
+
+def _handed() -> dict[str, Any]:
+    handed: dict[str, Any] = getattr(multiprocessing.current_process(), "_kwargs", {})
+    return handed
+
+
 def _counts() -> Iterator[int]:
     concurrency = os.environ.get("WEB_CONCURRENCY", "")
     if concurrency.isascii() and concurrency.isdigit():
         yield int(concurrency)
     # uvicorn and hypercorn start their workers with `multiprocessing`, and hand them this.
-    arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
-    workers = getattr(arguments.get("config"), "workers", None)
+    workers = getattr(_handed().get("config"), "workers", None)
     if isinstance(workers, int):
         yield workers
     arbiter = getattr(sys.modules.get("gunicorn.arbiter"), "Arbiter", None)

@@ -1,28 +1,47 @@
 """WSGI (PEP 3333), without a framework: requests answered, streams iterated.
 
 1. A stream holds the thread that iterates it for as long as it is open. That is WSGI's nature.
-2. The query of a request is taken out of its environ: it may hold a token or a key, and servers
-   write it into their access logs once a response is over. (They still do where something in
-   between made a copy of the environ.)
+2. The query of a request, or the token in that of an app's own WebSocket, is taken out of its
+   environ: servers write it into their access logs once a response is over. (They still do where
+   something in between made a copy of the environ.)
 3. Where a server puts the client's socket into the environ, a client that leaves is noticed at
    once; elsewhere with the second ping after it has left.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
+from ..errors import ConnectRefused, DisconnectCode
 from ..sessions import UserSessions
+from ..transports.unidirectional import disconnect_frame
 from .base import MAX_BODY_BYTES, Request, Response
-from .blocking import stream_body
-from .connection import STREAM_HEADERS, read_request
+from .blocking import Frames, stream_body
+from .connection import (
+    STREAM_HEADERS,
+    WEBSOCKET,
+    checked_disconnect,
+    read_first_message,
+    read_request,
+)
 from .endpoints import Endpoints
-from .watch import ClientSocket
+from .handshakes import without_token
+from .watch import ClientSocket, Watch, bound_silence, watching
 from .workers import warn_of_other_workers
 
-__all__ = ["Environ", "StartResponse", "UserSessionsWSGI", "read_environ", "read_headers"]
+__all__ = [
+    "Environ",
+    "StartResponse",
+    "UserSessionsWSGI",
+    "peer_of",
+    "read_environ",
+    "read_handshake",
+    "read_headers",
+]
 
 Environ: TypeAlias = "dict[str, Any]"
 StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
@@ -70,7 +89,8 @@ class UserSessionsWSGI:
             allowed_origins=allowed_origins,
             trusted_hops=trusted_hops,
         )
-        self._has_served = False
+        # Held by the first request, and never released.
+        self._first = threading.Lock()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
@@ -90,8 +110,7 @@ class UserSessionsWSGI:
             The response without its body, and its body. The body of a stream is a generator, which
             has to be closed if it is not iterated to its end, as servers do.
         """
-        if not self._has_served:
-            self._has_served = True
+        if self._first.acquire(blocking=False):
             warn_of_other_workers(self._sessions.store, told=bool(environ.get("wsgi.multiprocess")))
         request = read_environ(environ)
         transport = self._endpoints.transport(path)
@@ -108,18 +127,50 @@ class UserSessionsWSGI:
             message,
             transport,
             headers=request.headers,
-            peer=environ.get("REMOTE_ADDR") or None,
-            client_socket=_socket(environ),
+            peer=peer_of(environ),
+            watching=watching(_socket(environ), silence=self._endpoints.ping_interval),
+        )
+
+    def websocket(self, environ: Environ, message: bytes | None, watch: Watch) -> Frames:
+        """The frames of a stream over a WebSocket that a framework has opened.
+
+        Args:
+            environ: its handshake; the query is taken out of it.
+            message: the first message; None if it did not come in time.
+            watch: waits for the session to be told to end, and for its client to leave.
+        """
+        _keep_of_query(environ, "")
+        client_socket = _socket(environ)
+        if client_socket is not None:
+            bound_silence(client_socket, seconds=self._endpoints.ping_interval)
+        try:
+            if message is None:
+                raise ConnectRefused(DisconnectCode.STALE)
+            connect = read_first_message(message)
+        except ConnectRefused as refused:
+            disconnect = checked_disconnect(refused)
+            yield WEBSOCKET.wrap(disconnect_frame(disconnect))
+            return disconnect
+        return (
+            yield from stream_body(
+                self._sessions,
+                self._endpoints,
+                connect,
+                WEBSOCKET,
+                headers=read_headers(environ),
+                peer=peer_of(environ),
+                watching=nullcontext(watch),
+            )
         )
 
 
 def read_environ(environ: Environ) -> Request:
-    """Read a whole request, but no more of its body than any handler takes."""
+    """Read a whole request, but no more of its body than any handler takes.
+
+    Its query is taken out of the environ.
+    """
     query = environ.get("QUERY_STRING", "")
-    environ["QUERY_STRING"] = ""
-    for name in _TARGETS:
-        if name in environ:
-            environ[name] = environ[name].partition("?")[0]
+    _keep_of_query(environ, "")
     body = b"".join(_body(environ))
     return Request(
         environ["REQUEST_METHOD"],
@@ -127,6 +178,13 @@ def read_environ(environ: Environ) -> Request:
         read_headers(environ),
         body if len(body) <= MAX_BODY_BYTES else None,
     )
+
+
+def read_handshake(environ: Environ) -> Request:
+    """Read what opens a WebSocket of the app's own; a token in its query is taken out."""
+    query = environ.get("QUERY_STRING", "")
+    _keep_of_query(environ, without_token(query))
+    return Request("GET", query, read_headers(environ))
 
 
 def read_headers(environ: Environ) -> dict[str, str]:
@@ -141,10 +199,25 @@ def read_headers(environ: Environ) -> dict[str, str]:
     return headers
 
 
+def peer_of(environ: Environ) -> str | None:
+    """The other end of the TCP connection; None where there is none."""
+    return environ.get("REMOTE_ADDR") or None
+
+
+def _keep_of_query(environ: Environ, kept: str) -> None:
+    if "QUERY_STRING" in environ:
+        environ["QUERY_STRING"] = kept
+    for name in _TARGETS:
+        if name in environ:
+            path = environ[name].partition("?")[0]
+            environ[name] = f"{path}?{kept}" if kept else path
+
+
 def _body(environ: Environ) -> Iterator[bytes]:
     left = MAX_BODY_BYTES + 1
     length = environ.get("CONTENT_LENGTH") or ""
-    if length.isascii() and length.isdigit():
+    # Any more digits are no length, and Python would refuse to read 5000 of them.
+    if length.isascii() and length.isdigit() and len(length) < 20:
         left = min(left, int(length))
     elif not environ.get("wsgi.input_terminated"):
         # Without a length, reading could go on into whatever comes next, or wait for ever.

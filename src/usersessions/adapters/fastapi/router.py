@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response, Security, WebSocket
 
 from ...http.app import UserSessionsApp
 from ...http.asgi import ASGIApp, Receive, Scope, Send
-from ...http.endpoints import PATHS, WEBSOCKET_PATH
+from ...http.endpoints import NAMELESS_PATH, PATHS, WEBSOCKET_PATH
 from ...live import AsyncSession
 from ...models import Identity
 from ...sessions import AsyncUserSessions
@@ -77,7 +77,7 @@ class UserSessionsRouter(APIRouter):
                 methods=[operation.verb],
                 **operation.documentation,
             )
-        for path in PATHS:
+        for path in (*PATHS, NAMELESS_PATH):
             # Other verbs, and methods that there are not: what answers them is the app itself.
             self.add_api_route(path, self._endpoint(path), methods=_VERBS, include_in_schema=False)
         # An app, unlike what is annotated here, does without Starlette's WebSocket.

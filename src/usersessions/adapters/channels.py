@@ -1,0 +1,190 @@
+"""Django Channels: consumers whose connections are sessions, and all that is served beside them.
+
+application = UserSessionsRouter(
+    ProtocolTypeRouter(
+        {
+            "http": get_asgi_application(),
+            "websocket": AuthMiddlewareStack(
+                UserSessionsMiddleware(URLRouter(websocket_urlpatterns), sessions)
+            ),
+        }
+    ),
+    sessions,
+    api_keys=[API_KEY],
+)
+
+1. Consumers stay as they are. Channels does not call their `disconnect` when a server stops, nor
+   when a handler of theirs fails: so a session is held around them, and not by them.
+2. What a consumer sends to a connection that is over is dropped for `DROP_SECONDS`, as daphne does:
+   otherwise a handler that happens to send something just then would fail, and `disconnect` not be
+   called. After that it fails, as a handler may send for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from ..errors import ConfigError, require
+from ..http.app import UserSessionsApp
+from ..http.asgi import ASGIApp, Message, Receive, Scope, Send, path_of
+from ..http.endpoints import PATHS, WEBSOCKET_PATH
+from ..http.event_streams import TrackEventStreams
+from ..http.handshakes import without_token
+from ..http.tracking import Identify, TrackWebSockets, session_of
+from ..sessions import AsyncUserSessions
+
+require("channels", extra="channels")
+
+__all__ = ["UserSessionsMiddleware", "UserSessionsRouter", "identify_user", "session_of"]
+
+DROP_SECONDS = 1.0
+"""For how long a consumer may send to a connection that is over, counted from the first time."""
+
+_OURS = re.compile("|".join(re.sub(r"{\w+}", "[^/]+", path) for path in (*PATHS, WEBSOCKET_PATH)))
+
+
+def identify_user(scope: Scope) -> str | None:
+    """The ID of the user whom Django has authenticated; None where nobody is logged in.
+
+    >>> identify_user({"type": "websocket"})
+    """
+    user = scope.get("user")
+    return str(user.pk) if user is not None and user.is_authenticated else None
+
+
+class UserSessionsMiddleware:
+    """Each WebSocket that a consumer accepts is a session while it is open, and each event stream.
+
+    Who connects is the user whom `AuthMiddlewareStack`, around it, has found. Where nobody is
+    logged in, a token says it, a bearer token or the query parameter `access_token`; without one
+    the connect proxy.
+
+    Args:
+        inner: a consumer, or the `URLRouter` of some.
+        sessions: where they are registered.
+        identify: says who connects instead of `identify_user`: given the scope, it gives an
+            `Identity`, a user ID, or None to ask the token; it may be async.
+        allowed_origins: origins whose pages may connect without a token, such as
+            `"https://app.example.com"`; the page's own host always may.
+        trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`.
+
+    Raises:
+        ConfigError: if a value is outside of its bounds.
+
+    >>> from channels.generic.websocket import AsyncWebsocketConsumer
+    >>> application = UserSessionsMiddleware(AsyncWebsocketConsumer.as_asgi(), AsyncUserSessions())
+    """
+
+    def __init__(
+        self,
+        inner: Any,
+        sessions: AsyncUserSessions,
+        *,
+        identify: Identify = identify_user,
+        allowed_origins: Collection[str] = (),
+        trusted_hops: int = 0,
+    ) -> None:
+        tracks: dict[str, type[TrackWebSockets] | type[TrackEventStreams]] = {
+            "websocket": TrackWebSockets,
+            "http": TrackEventStreams,
+        }
+        self._tracked: dict[str, ASGIApp] = {
+            kind: track(
+                _lenient(inner),
+                sessions,
+                identify=identify,
+                allowed_origins=allowed_origins,
+                trusted_hops=trusted_hops,
+            )
+            for kind, track in tracks.items()
+        }
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one ASGI scope."""
+        await self._tracked[scope["type"]](scope, receive, send)
+
+
+class UserSessionsRouter:
+    """The server API, users' own sessions and the three streams, beside an app that has the rest.
+
+    It also answers the lifespan of servers that have one, such as uvicorn.
+
+    Args:
+        inner: serves every other path: your `ProtocolTypeRouter`.
+        sessions: what it serves.
+        prefix: the path that all of it is under, such as `"/live"`; needed where your project has
+            something of its own at `/api/...` or `/sessions`.
+
+    All other arguments are those of `UserSessionsApp`.
+
+    Raises:
+        ConfigError: if a value is outside of its bounds.
+
+    >>> from channels.routing import ProtocolTypeRouter
+    >>> sessions = AsyncUserSessions()
+    >>> application = UserSessionsRouter(ProtocolTypeRouter({}), sessions, prefix="/live")
+    """
+
+    def __init__(
+        self,
+        inner: Any,
+        sessions: AsyncUserSessions,
+        *,
+        prefix: str = "",
+        api_keys: Iterable[str] = (),
+        ping_interval: int = 25,
+        allowed_origins: Collection[str] = (),
+        trusted_hops: int = 0,
+    ) -> None:
+        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+            raise ConfigError('prefix must be like "/live", without a slash at the end')
+        self._inner = inner
+        self._prefix = prefix
+        self._ours = UserSessionsApp(
+            sessions,
+            api_keys=api_keys,
+            ping_interval=ping_interval,
+            allowed_origins=allowed_origins,
+            trusted_hops=trusted_hops,
+        )
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "lifespan":
+            await self._ours(scope, receive, send)
+            return
+        path = path_of(scope)
+        rest = path.removeprefix(self._prefix)
+        if path.startswith(self._prefix) and _OURS.fullmatch(rest):
+            scope["root_path"] = scope["path"].removesuffix(rest)
+            await self._ours(scope, receive, send)
+        else:
+            inner = dict(scope)
+            # Middlewares inside copy the scope: here alone, the server's log can be spared a token.
+            query = scope.get("query_string", b"").decode("latin-1")
+            scope["query_string"] = without_token(query).encode("latin-1")
+            await self._inner(inner, receive, send)
+
+
+def _lenient(consumer: ASGIApp) -> ASGIApp:
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        dropping_until: float | None = None
+
+        async def send_or_drop(message: Message) -> None:
+            nonlocal dropping_until
+            try:
+                await send(message)
+            except OSError:
+                if message["type"] == "websocket.accept":
+                    raise
+                dropping_until = dropping_until or loop.time() + DROP_SECONDS
+                if loop.time() > dropping_until:
+                    raise
+
+        await consumer(scope, receive, send_or_drop)
+
+    return serve
