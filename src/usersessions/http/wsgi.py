@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
+import errno
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -45,6 +46,12 @@ __all__ = [
 
 Environ: TypeAlias = "dict[str, Any]"
 StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
+
+MAX_DISCARDED = 1 << 20
+"""How many bytes more are read of a body that is too large.
+
+A server that closes a connection with something unread in it takes the answer back.
+"""
 
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 _TARGETS = ("RAW_URI", "REQUEST_URI")
@@ -121,7 +128,7 @@ class UserSessionsWSGI:
         if isinstance(message, Response):
             return _whole(message)
         head = Response(200, headers={"content-type": transport.media_type, **STREAM_HEADERS})
-        return head, stream_body(
+        frames = stream_body(
             self._sessions,
             self._endpoints,
             message,
@@ -130,6 +137,7 @@ class UserSessionsWSGI:
             peer=peer_of(environ),
             watching=watching(_socket(environ), silence=self._endpoints.ping_interval),
         )
+        return head, _until_left(frames)
 
     def websocket(self, environ: Environ, message: bytes | None, watch: Watch) -> Frames:
         """The frames of a stream over a WebSocket that a framework has opened.
@@ -164,19 +172,28 @@ class UserSessionsWSGI:
         )
 
 
+def _until_left(frames: Frames) -> Generator[bytes, None, None]:
+    if (yield from frames) is None:
+        # A server would go on to write the end of the response, and log that it cannot.
+        raise ConnectionResetError(errno.ECONNRESET, "the client has left")
+
+
 def read_environ(environ: Environ) -> Request:
-    """Read a whole request, but no more of its body than any handler takes.
+    """Read a whole request, but keep no more of its body than any handler takes.
 
     Its query is taken out of the environ.
     """
     query = environ.get("QUERY_STRING", "")
     _keep_of_query(environ, "")
-    body = b"".join(_body(environ))
+    body = bytearray()
+    for chunk in _body(environ):
+        if len(body) <= MAX_BODY_BYTES:
+            body += chunk
     return Request(
         environ["REQUEST_METHOD"],
         query,
         read_headers(environ),
-        body if len(body) <= MAX_BODY_BYTES else None,
+        bytes(body) if len(body) <= MAX_BODY_BYTES else None,
     )
 
 
@@ -214,15 +231,14 @@ def _keep_of_query(environ: Environ, kept: str) -> None:
 
 
 def _body(environ: Environ) -> Iterator[bytes]:
-    left = MAX_BODY_BYTES + 1
+    left = MAX_BODY_BYTES + 1 + MAX_DISCARDED
     length = environ.get("CONTENT_LENGTH") or ""
-    # Any more digits are no length, and Python would refuse to read 5000 of them.
-    if length.isascii() and length.isdigit() and len(length) < 20:
+    if length.isascii() and length.isdigit():
         left = min(left, int(length))
     elif not environ.get("wsgi.input_terminated"):
         # Without a length, reading could go on into whatever comes next, or wait for ever.
         return
-    while left and (chunk := environ["wsgi.input"].read(left)):
+    while left and (chunk := environ["wsgi.input"].read(min(left, MAX_BODY_BYTES + 1))):
         left -= len(chunk)
         yield chunk
 
