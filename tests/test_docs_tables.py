@@ -7,13 +7,14 @@ import pkgutil
 import re
 import shlex
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from jwt.api_jws import PyJWS
 
-import usersessions
+import usersessions.adapters
 from tests.modules import module_names
 from tests.standins import SharedStandIn
 from usersessions import (
@@ -37,12 +38,12 @@ from usersessions.errors import DisconnectCode, ErrorCode
 from usersessions.execution import closed_json
 from usersessions.fetch import Fetch, Fetched
 from usersessions.flows import Flow, Reply, Request, run
-from usersessions.http.endpoints import PATHS
 from usersessions.http.aio import FIRST_MESSAGE_TIMEOUT, SEND_TIMEOUT
 from usersessions.http.base import MAX_BODY_BYTES as MAX_REQUEST_BYTES
 from usersessions.http.base import Request as HttpRequest
 from usersessions.http.base import Response
 from usersessions.http.connection import HTTP_STREAM, SSE, WEBSOCKET
+from usersessions.http.endpoints import PATHS
 from usersessions.http.own_sessions import OwnSessionsApi
 from usersessions.jwks import MAX_SET_BYTES
 from usersessions.keys import ALGORITHMS
@@ -461,6 +462,19 @@ def test_every_public_name_has_a_place_in_the_reference() -> None:
             documented |= {thing} if listed is None else {getattr(thing, name) for name in listed}
     public = {name: getattr(usersessions, name) for name in usersessions.__all__}
     assert [name for name, thing in public.items() if thing not in documented] == ["__version__"]
+
+
+def test_every_name_of_an_adapter_has_a_place_in_the_reference() -> None:
+    documented = {
+        pkgutil.resolve_name(path)
+        for path in re.findall(r"^::: (\S+)$", read("reference/adapters.md"), re.MULTILINE)
+    }
+    adapters = [found.name for found in pkgutil.iter_modules(usersessions.adapters.__path__)]
+    assert len(adapters) == 9
+    for name in adapters:
+        module = import_module(f"usersessions.adapters.{name}")
+        missing = [public for public in module.__all__ if getattr(module, public) not in documented]
+        assert missing in ([], ["Identify"]), f"{name} has {missing}"
 
 
 def test_what_is_insecure_is_listed_by_name() -> None:

@@ -8,7 +8,8 @@ app = UserSessionsApp(sessions, api_keys=[API_KEY])
 """
 
 from ..http.app import UserSessionsApp
+from ..http.event_streams import TrackEventStreams
 from ..http.lifespan import lifespan
 from ..http.tracking import TrackWebSockets, session_of
 
-__all__ = ["TrackWebSockets", "UserSessionsApp", "lifespan", "session_of"]
+__all__ = ["TrackEventStreams", "TrackWebSockets", "UserSessionsApp", "lifespan", "session_of"]
