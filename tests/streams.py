@@ -6,13 +6,14 @@ It waits `TIMEOUT_SECONDS` at most for anything, and shows what came over the wi
 from __future__ import annotations
 
 import base64
+import ctypes
 import http.client
 import json
 import os
 import socket
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha1
@@ -20,22 +21,32 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from typing_extensions import Self
+
 __all__ = [
     "KINDS",
     "Answer",
     "Stream",
+    "WebSocket",
     "ask",
     "ask_without_waiting",
     "closed_with",
     "command",
     "event_source",
     "open_stream",
+    "open_websocket",
 ]
 
 TIMEOUT_SECONDS = 10.0
 
 KINDS = ("uni_http_stream", "uni_sse", "uni_websocket")
 """The names of the three streams."""
+
+STUFFING = 250
+"""How many messages, of 60 KB each, fill every buffer on the way."""
+
+SO_ATTACH_FILTER = 26
+"""As Linux has it; the module `socket` does not."""
 
 _WEBSOCKET_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -54,10 +65,10 @@ def ask(
     target: str,
     *,
     method: str = "POST",
-    body: bytes = b"",
+    body: bytes | Iterable[bytes] = b"",
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Make one request on a connection of its own."""
+    """Make one request on a connection of its own; a body that is no bytes is sent in chunks."""
     connection, _ = _connected(url)
     try:
         connection.request(method, _path(url) + target, body, dict(headers or {}))
@@ -80,7 +91,7 @@ class Stream(ABC):
     head: Answer
     _socket: socket.socket
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -119,6 +130,19 @@ class Stream(ABC):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._close()
 
+    def half_close(self) -> None:
+        """Say that nothing more will be sent (FIN), and go on reading."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def vanish(self) -> None:
+        """From now on drop each packet that the server sends, as if the network were gone.
+
+        So the server gets no acknowledgement, and the client sends nothing by itself. Linux only.
+        """
+        drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+        program = struct.pack("HP", 1, ctypes.addressof(drop_all))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
     @abstractmethod
     def _close(self) -> None: ...
 
@@ -154,8 +178,8 @@ class _HttpStream(Stream):
         self._connection.close()
 
 
-class _WebSocket(Stream):
-    """`closed` has the code and the reason of the server's close frame, once it came."""
+class WebSocket(Stream):
+    """An open WebSocket; once the server's close frame came, `closed` has its code and reason."""
 
     def __init__(self, url: str, target: str, headers: Mapping[str, str]) -> None:
         key = base64.b64encode(os.urandom(16)).decode()
@@ -213,6 +237,14 @@ class _WebSocket(Stream):
             assert self._file.read(1) == b"", "the server went on after its close frame"
         return None
 
+    def stuff(self) -> None:
+        """Send until nothing more is taken, or it is a lot; an echo of it is not read."""
+        self._socket.settimeout(0.5)
+        with suppress(TimeoutError):
+            for _ in range(STUFFING):
+                self.send(b"x" * 60_000)
+        self._socket.settimeout(TIMEOUT_SECONDS)
+
     def _read(self) -> tuple[int, bytes]:
         first, size = self._exactly(2)
         if size == 126:
@@ -251,10 +283,15 @@ def open_stream(
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
     if kind != "uni_websocket":
         return _HttpStream(url, "POST", target, body, headers or {})
-    websocket = _WebSocket(url, target, headers or {})
+    websocket = WebSocket(url, target, headers or {})
     if websocket.head.status == 101:
         websocket.send(body)
     return websocket
+
+
+def open_websocket(url: str, target: str, *, headers: Mapping[str, str] | None = None) -> WebSocket:
+    """Shake hands for a WebSocket, and send nothing; it is open if the status of `head` is 101."""
+    return WebSocket(url, target, headers or {})
 
 
 def event_source(
@@ -268,7 +305,7 @@ def event_source(
 
 def closed_with(stream: Stream) -> tuple[int, str] | None:
     """The code and reason that a WebSocket was closed with; None for other streams."""
-    return stream.closed if isinstance(stream, _WebSocket) else None
+    return stream.closed if isinstance(stream, WebSocket) else None
 
 
 def command(url: str, method: str, *, key: str, **params: object) -> Any:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
 
-from tests.adapters.apps import API_KEY, SECRET
-from tests.streams import Stream, command, event_source, open_stream
+from tests.adapters.apps.shared import API_KEY, SECRET, Target
+from tests.redis_servers import RedisServer
+from tests.servers import Server, serving, until
+from tests.streams import TIMEOUT_SECONDS, Stream, command, event_source, open_stream
 
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(
@@ -27,6 +33,57 @@ OPENERS = ("uni_http_stream", "uni_sse", "uni_websocket", "EventSource")
 
 SHUTDOWN = b'{"disconnect":{"code":3001,"reason":"shutdown"}}'
 
+GONE_SECONDS = 1.0
+"""How long a connection whose end can be seen may still be listed."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A target that is served.
+
+    Attributes:
+        target: what it is.
+        server: the program.
+    """
+
+    target: Target
+    server: Server
+
+    @property
+    def url(self) -> str:
+        """Where the adapter serves."""
+        return self.server.url + self.target.prefix
+
+    def closing(self, code: int, reason: str) -> tuple[int, str]:
+        """What a WebSocket is closed with."""
+        return code, reason if self.target.gives_reasons else ""
+
+    @property
+    def openers(self) -> list[str]:
+        """The ways to open a stream that it has."""
+        return openers_of(self.target)
+
+
+def openers_of(target: Target) -> list[str]:
+    """The ways to open a stream that a target has."""
+    return [one for one in OPENERS if target.has_websockets or one != "uni_websocket"]
+
+
+@contextmanager
+def served(target: Target, *, log: Path, **variables: str) -> Iterator[Running]:
+    """Serve a target while the block runs, with a Redis if it needs one.
+
+    Args:
+        target: what to serve.
+        log: the file for the server's output.
+        variables: environment variables besides, such as `PING_INTERVAL`.
+    """
+    with ExitStack() as opened:
+        env = {**ENVIRONMENT, **target.env, **variables}
+        if target.shares_redis:
+            env["REDIS_URL"] = opened.enter_context(RedisServer()).url
+        yield Running(target, opened.enter_context(serving(target.command, log=log, env=env)))
+
 
 def new_user() -> str:
     """A user whom no other test knows."""
@@ -39,6 +96,20 @@ def token(user: str, **claims: object) -> str:
 
 def expired_token(user: str) -> str:
     return token(user, exp=int(time.time()) - 60)
+
+
+def bearer(token: str) -> dict[str, str]:
+    """The header of a request with a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def exchange(url: str, request: bytes) -> bytes:
+    """Send bytes to a server, and give all that it answers until it closes the connection."""
+    parts = urlsplit(url)
+    address = (parts.hostname, parts.port or 80)
+    with socket.create_connection(address, timeout=TIMEOUT_SECONDS) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def open_as(
@@ -63,6 +134,11 @@ def connections(url: str, user: str) -> dict[str, Any]:
     """A user's connections, as the server API gives them."""
     found: dict[str, Any] = command(url, "user_connections", key=API_KEY, user=user)["connections"]
     return found
+
+
+def gone(url: str, user: str, *, seconds: float = GONE_SECONDS) -> None:
+    """Wait until nothing of a user is listed."""
+    until(lambda: not connections(url, user), what="the list to be empty", seconds=seconds)
 
 
 def last(code: int, reason: str) -> bytes:

@@ -10,7 +10,8 @@ import signal
 import time
 from contextlib import closing
 
-from tests.adapters.apps import TARGETS, Target, stubborn
+from tests.adapters.apps.plain import TARGETS
+from tests.adapters.apps.shared import uvicorn
 from tests.adapters.serving import (
     ENVIRONMENT,
     OPENERS,
@@ -60,7 +61,7 @@ def test_the_prefix_of_a_mounted_app_is_needed_and_the_apps_own_pages_are_there(
 
 
 def test_a_second_signal_is_not_held_up_by_a_session_that_does_not_end(serve: Serve) -> None:
-    server = serve(Target(stubborn).command, env=ENVIRONMENT)
+    server = serve(TARGETS["plain"].command, env=ENVIRONMENT)
     user = new_user()
     with (
         open_stream(server.url, "uni_http_stream", {"token": token(user)}) as stream,
@@ -88,7 +89,7 @@ def test_a_session_that_does_not_end_holds_up_the_first_signal_for_some_seconds_
     serve: Serve,
 ) -> None:
     server = serve(
-        Target(stubborn, options=("--timeout-graceful-shutdown=1",)).command, env=ENVIRONMENT
+        uvicorn("plain:plain", "", "--timeout-graceful-shutdown=1").command, env=ENVIRONMENT
     )
     with closing(ask_without_waiting(server.url, "/hold")):
         until(lambda: "holding" in server.output, what="the handler to hold its session")

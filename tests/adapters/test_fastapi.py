@@ -302,18 +302,16 @@ async def test_routes_may_be_given_added_or_mounted(way: str, kind: str) -> None
     assert connection.frames[1:] == [{"disconnect": {"code": 3001, "reason": "shutdown"}}]
 
 
-@pytest.mark.parametrize("name", ["fastapi", "fastapi, routes", "fastapi, mounted"])
-def test_the_documentation_pages_are_served(name: str, serve: Serve) -> None:
-    server = serve(TARGETS[name].command, env=ENVIRONMENT)
+def test_the_documentation_pages_are_served(serve: Serve) -> None:
+    server = serve(TARGETS["fastapi, routes"].command, env=ENVIRONMENT)
     schema = json.loads(ask(server.url, "/openapi.json", method="GET").body)
     assert not [path for path in schema["paths"] if path.startswith(("/api", "/connection"))]
     page = ask(server.url, "/docs", method="GET")
     assert page.status == 200 and b"swagger" in page.body.lower()
 
 
-@pytest.mark.parametrize("name", ["fastapi", "fastapi, routes"])
-def test_an_endpoint_of_the_app_lists_the_sessions_of_a_user(name: str, serve: Serve) -> None:
-    server = serve(TARGETS[name].command, env=ENVIRONMENT)
+def test_an_endpoint_of_the_app_lists_the_sessions_of_a_user(serve: Serve) -> None:
+    server = serve(TARGETS["fastapi, routes"].command, env=ENVIRONMENT)
     user = new_user()
     with open_stream(
         server.url, "uni_websocket", {"token": token(user), "name": "phone"}

@@ -52,7 +52,7 @@ def make(**settings: Any) -> tuple[AsyncUserSessions, Starlette]:
 
 def test_the_routes_are_those_of_the_server_api_and_the_streams() -> None:
     found = routes(AsyncUserSessions())
-    assert [type(route) for route in found] == [Route] * 6 + [WebSocketRoute]
+    assert [type(route) for route in found] == [Route] * 7 + [WebSocketRoute]
     assert [getattr(route, "path", None) for route in found] == [
         "/api",
         "/api/{method}",
@@ -60,6 +60,7 @@ def test_the_routes_are_those_of_the_server_api_and_the_streams() -> None:
         "/sessions/{client}",
         "/connection/uni_http_stream",
         "/connection/uni_sse",
+        "/sessions/",
         "/connection/uni_websocket",
     ]
 

@@ -29,7 +29,7 @@ from usersessions.http.asgi import (
     read_request,
     send_response,
 )
-from usersessions.http.base import MAX_BODY_BYTES, Response
+from usersessions.http.base import MAX_BODY_BYTES, MAX_DISCARDED, Response
 from usersessions.stores.base import Register
 from usersessions.transports.unidirectional import Stream
 
@@ -92,9 +92,15 @@ async def test_a_body_of_exactly_64_kib_is_taken() -> None:
     assert request.body == b"x" * MAX_BODY_BYTES
 
 
-async def test_of_a_body_over_64_kib_no_more_is_read_than_shows_it() -> None:
+async def test_of_a_body_over_64_kib_no_more_is_read_than_lets_its_client_hear_so() -> None:
+    request, _ = await read(
+        {"type": "http.request", "body": b"x" * MAX_BODY_BYTES, "more_body": True},
+        {"type": "http.request", "body": b"x"},
+    )
+    assert request.body is None
     request, unread = await read(
         {"type": "http.request", "body": b"x" * MAX_BODY_BYTES, "more_body": True},
+        {"type": "http.request", "body": b"x" * MAX_DISCARDED, "more_body": True},
         {"type": "http.request", "body": b"x", "more_body": True},
         {"type": "http.request", "body": b"x", "more_body": True},
     )

@@ -18,7 +18,7 @@ import pytest
 
 from tests.standins import SharedStandIn
 from usersessions import ConfigError, Disconnect, Identity, Key, TokenVerifier, UserSessions
-from usersessions.http.base import MAX_BODY_BYTES
+from usersessions.http.base import MAX_BODY_BYTES, MAX_DISCARDED
 from usersessions.http.watch import Watch
 from usersessions.http.wsgi import (
     Environ,
@@ -272,12 +272,12 @@ def test_a_body_is_read_as_far_as_its_length_says(
     assert read_environ(made).body == read
 
 
-def test_no_more_of_a_body_is_read_than_anything_takes() -> None:
+def test_of_a_body_that_is_too_large_no_more_is_read_than_lets_its_client_hear_so() -> None:
     for length, given in (("100000000", {}), ("", {"wsgi.input_terminated": True})):
-        body = Counting(b" " * 1_000_000)
+        body = Counting(b" " * 2_000_000)
         made = environ("/api", **{"CONTENT_LENGTH": length, "wsgi.input": body, **given})
         assert read_environ(made).body is None
-        assert body.tell() == MAX_BODY_BYTES + 1
+        assert body.tell() == MAX_BODY_BYTES + 1 + MAX_DISCARDED
     made = environ("/api", **{"CONTENT_LENGTH": "65536", "wsgi.input": Counting(b" " * 65536)})
     assert read_environ(made).body == b" " * 65536
 

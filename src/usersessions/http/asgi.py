@@ -17,7 +17,7 @@ from ..models import Disconnect
 from ..sessions import AsyncUserSessions
 from ..transports.unidirectional import ConnectMessage, Transport, disconnect_frame
 from .aio import ClientGone, deliver, first_message, hold_stream
-from .base import MAX_BODY_BYTES, Request, Response
+from .base import MAX_BODY_BYTES, MAX_DISCARDED, Request, Response
 from .connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect
 from .endpoints import Endpoints
 
@@ -56,7 +56,7 @@ class Tracked:
 
 
 async def read_request(scope: Scope, receive: Receive) -> Request:
-    """Read a whole request, but no more of its body than any handler takes.
+    """Read a whole request, but keep no more of its body than any handler takes.
 
     Raises:
         ClientGone: if the client leaves before all of the body is there.
@@ -64,12 +64,16 @@ async def read_request(scope: Scope, receive: Receive) -> Request:
     query: bytes = scope.get("query_string", b"")
     scope["query_string"] = b""
     body = bytearray()
+    left = MAX_BODY_BYTES + MAX_DISCARDED
     more = True
-    while more and len(body) <= MAX_BODY_BYTES:
+    while more and left >= 0:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        body += message.get("body", b"")
+        chunk = message.get("body", b"")
+        left -= len(chunk)
+        if len(body) <= MAX_BODY_BYTES:
+            body += chunk
         more = message.get("more_body", False)
     return Request(
         scope["method"],

@@ -11,7 +11,13 @@ from urllib.parse import parse_qs
 
 from ..dispatch import MAX_BODY_BYTES
 
-__all__ = ["MAX_BODY_BYTES", "Request", "Response", "text"]
+__all__ = ["MAX_BODY_BYTES", "MAX_DISCARDED", "Request", "Response", "text"]
+
+MAX_DISCARDED = 1 << 20
+"""How many bytes more are read of a body that is too large.
+
+A server that closes a connection with something unread in it takes the answer back.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from ..errors import ConnectRefused, DisconnectCode
 from ..sessions import UserSessions
 from ..transports.unidirectional import disconnect_frame
-from .base import MAX_BODY_BYTES, Request, Response
+from .base import MAX_BODY_BYTES, MAX_DISCARDED, Request, Response
 from .blocking import Frames, stream_body
 from .connection import (
     STREAM_HEADERS,
@@ -46,12 +46,6 @@ __all__ = [
 
 Environ: TypeAlias = "dict[str, Any]"
 StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
-
-MAX_DISCARDED = 1 << 20
-"""How many bytes more are read of a body that is too large.
-
-A server that closes a connection with something unread in it takes the answer back.
-"""
 
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 _TARGETS = ("RAW_URI", "REQUEST_URI")
@@ -233,7 +227,8 @@ def _keep_of_query(environ: Environ, kept: str) -> None:
 def _body(environ: Environ) -> Iterator[bytes]:
     left = MAX_BODY_BYTES + 1 + MAX_DISCARDED
     length = environ.get("CONTENT_LENGTH") or ""
-    if length.isascii() and length.isdigit():
+    # Any more digits are no length, and Python would refuse to read 5000 of them.
+    if length.isascii() and length.isdigit() and len(length) < 20:
         left = min(left, int(length))
     elif not environ.get("wsgi.input_terminated"):
         # Without a length, reading could go on into whatever comes next, or wait for ever.

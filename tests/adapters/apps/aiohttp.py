@@ -84,7 +84,6 @@ def _served(app: str, prefix: str = "") -> Target:
 
 
 TARGETS = {
-    "aiohttp": _served("plain"),
     "aiohttp, sub-app": _served("mounted", "/rt"),
     "aiohttp, handlers cancelled": Target(
         python("-m", f"{__package__}.aiohttp"), "Stopped", sees_vanished=True

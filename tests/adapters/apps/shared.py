@@ -76,15 +76,17 @@ class Target:
 
     Attributes:
         command: serves it, on a port that the system chooses.
+        ended: what the server says at last when it ends as it should, if anything.
         prefix: the path under which the adapter serves.
         env: variables that the command needs besides `tests.adapters.serving.ENVIRONMENT`.
         has_websockets: whether it serves any; `/connection/uni_websocket` is 404 where not.
         shares_redis: whether it needs `REDIS_URL`, as it is served by several processes.
         sees_vanished: whether a stream over HTTP ends when its client's network is gone without a
             packet; only servers that let the client's socket be seen make that possible.
+        gets_stuck: whether, while an app waits to send over a WebSocket, it never notices that the
+            client left; then only the server API ends the session.
         gives_reasons: whether it closes a WebSocket with the reason, besides the code.
         logs_queries: whether its access log has the query of a request, whatever an app does.
-        ended: what the server says at last when it ends as it should.
     """
 
     command: list[str]
@@ -94,6 +96,7 @@ class Target:
     has_websockets: bool = True
     shares_redis: bool = False
     sees_vanished: bool = False
+    gets_stuck: bool = False
     gives_reasons: bool = True
     logs_queries: bool = False
 
@@ -125,7 +128,7 @@ def hypercorn(app: str, prefix: str = "", *options: str, **differences: Any) -> 
         ),
         "",
         prefix,
-        **differences,
+        **{"gets_stuck": True, **differences},
     )
 
 
@@ -147,6 +150,8 @@ def gunicorn(app: str, prefix: str = "", *options: str, **differences: Any) -> T
     return Target(
         python(
             *("-m", "gunicorn", "--bind=127.0.0.1:0", "--access-logfile=-"),
+            # They would all use the same.
+            "--no-control-socket",
             *(*options, f"{__package__}.{app}()"),
         ),
         "Shutting down: Master",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import aiohttp, channels, fastapi, flask, plain, starlette, wsgi
+from . import aiohttp, channels, django, fastapi, flask, plain, starlette, wsgi
 from .shared import Target
 
 TARGETS: dict[str, Target] = {
@@ -13,4 +13,5 @@ TARGETS: dict[str, Target] = {
     **flask.TARGETS,
     **aiohttp.TARGETS,
     **channels.TARGETS,
+    **django.TARGETS,
 }
