@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -481,6 +482,51 @@ def test_a_handler_that_only_sends_is_closed_at_once_and_listed_until_it_ends(
         assert len(sessions.user_connections("42")) == 1
         items.put("two")
         until(lambda: not sessions.user_connections("42"), what="the handler to end")
+
+
+def test_a_handler_that_sends_as_its_client_leaves_is_told_so_and_no_errors_are_hidden(
+    realtime: FlaskSessions, sessions: UserSessions, serve: Callable[[Flask], str]
+) -> None:
+    ended: list[BaseException] = []
+    go_on = threading.Event()
+    app = Flask(__name__)
+    sock = Sock(app)
+
+    @sock.route("/feed")  # type: ignore[untyped-decorator]
+    def feed(ws: Any) -> None:
+        try:
+            with realtime.track(ws):
+                ws.receive()
+                raise ConnectionRefusedError("the app's own database")
+        except ConnectionRefusedError as error:
+            ended.append(error)
+        try:
+            with realtime.track(ws):
+                assert go_on.wait(10.0)
+                until(lambda: not is_connected(ws.sock), what="the reset to arrive")
+                # What the reading thread has found out meanwhile does not matter.
+                ws.connected = True
+                ws.send("one")
+        except ConnectionClosed as error:
+            ended.append(error)
+
+    def is_connected(connection: socket.socket) -> bool:
+        try:
+            connection.getpeername()
+        except OSError:
+            return False
+        return True
+
+    with open_websocket(serve(app), "/feed", headers=bearer(token("42"))) as websocket:
+        websocket.send(b"go")
+        until(lambda: len(ended) == 1, what="the first error")
+        websocket.leave(reset=True)
+        go_on.set()
+        until(lambda: len(ended) == 2, what="the handler to end")
+    refused, closed = ended
+    assert isinstance(refused, ConnectionRefusedError)
+    assert isinstance(closed, ConnectionClosed) and closed.reason == 1006
+    assert sessions.user_connections("42") == {}
 
 
 def test_what_a_handler_refuses_inside_of_its_block_is_its_own(

@@ -212,9 +212,8 @@ def test_a_client_that_leaves_ends_a_stream_where_the_server_lets_its_socket_be_
                 frames = iter(answered.body)
                 next(frames)
                 client.close()
-                # Servers know this error as that of a connection which has nobody to write to.
-                with pytest.raises(ConnectionResetError):
-                    next(frames)
+                # No error: where an app is watched for those, each client that leaves would be one.
+                assert list(frames) == []
         assert sessions.user_connections("42") == {}
 
 

@@ -36,7 +36,10 @@ require("flask_sock", extra="flask")
 from flask import Blueprint, Flask, Response, current_app, g, request  # noqa: E402 - checked above
 from flask.typing import ResponseReturnValue  # noqa: E402
 from flask_sock import Sock  # type: ignore[import-untyped]  # noqa: E402
-from simple_websocket import ConnectionClosed, Server  # type: ignore[import-untyped]  # noqa: E402
+from simple_websocket import (  # type: ignore[import-untyped]  # noqa: E402
+    ConnectionClosed,
+    Server,
+)
 
 __all__ = ["FlaskSessions", "end_with_server"]
 
@@ -44,6 +47,9 @@ P = ParamSpec("P")
 
 CLOSE_SECONDS = 5.0
 """The longest that a WebSocket waits for its client to read that it is closed."""
+
+# For a connection that ended without a close frame (RFC 6455, 7.4.1).
+_ABNORMAL_CLOSURE = 1006
 
 
 class FlaskSessions:
@@ -203,7 +209,13 @@ class FlaskSessions:
                 why: Any = checked_disconnect(refused)
                 _close(ws, why)
                 raise ConnectionClosed(why.code, why.reason) from refused
-            yield session
+            try:
+                yield session
+            except ConnectionError as error:
+                # What the socket raises where something is sent to a client that has just left.
+                if _is_connected(ws):
+                    raise
+                raise ConnectionClosed(_ABNORMAL_CLOSURE) from error
 
     def _serve(self, **names: str) -> Response:
         # Its blueprint, and those around it, stand before the last dot.
@@ -272,6 +284,14 @@ def _close(ws: Any, why: Disconnect) -> None:
     ws.event.set()
     with suppress(OSError):
         ws.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _is_connected(ws: Any) -> bool:
+    try:
+        ws.sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _response(head: base.Response, body: Iterable[bytes]) -> Response:

@@ -10,9 +10,8 @@
 
 from __future__ import annotations
 
-import errno
 import threading
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -122,7 +121,7 @@ class UserSessionsWSGI:
         if isinstance(message, Response):
             return _whole(message)
         head = Response(200, headers={"content-type": transport.media_type, **STREAM_HEADERS})
-        frames = stream_body(
+        return head, stream_body(
             self._sessions,
             self._endpoints,
             message,
@@ -131,7 +130,6 @@ class UserSessionsWSGI:
             peer=peer_of(environ),
             watching=watching(_socket(environ), silence=self._endpoints.ping_interval),
         )
-        return head, _until_left(frames)
 
     def websocket(self, environ: Environ, message: bytes | None, watch: Watch) -> Frames:
         """The frames of a stream over a WebSocket that a framework has opened.
@@ -164,12 +162,6 @@ class UserSessionsWSGI:
                 watching=nullcontext(watch),
             )
         )
-
-
-def _until_left(frames: Frames) -> Generator[bytes, None, None]:
-    if (yield from frames) is None:
-        # A server would go on to write the end of the response, and log that it cannot.
-        raise ConnectionResetError(errno.ECONNRESET, "the client has left")
 
 
 def read_environ(environ: Environ) -> Request:
