@@ -48,8 +48,8 @@ P = ParamSpec("P")
 CLOSE_SECONDS = 5.0
 """The longest that a WebSocket waits for its client to read that it is closed."""
 
-# For a connection that ended without a close frame (RFC 6455, 7.4.1).
-_ABNORMAL_CLOSURE = 1006
+# For a connection that ended without a close frame (RFC 6455, 7.4.1); an int serves as the enum.
+_ABNORMAL_CLOSURE: Any = 1006
 
 
 class FlaskSessions:
