@@ -25,7 +25,7 @@ from usersessions import (
     __version__,
 )
 from usersessions.http import aio
-from usersessions.http.aio import ClientGone, deliver, first_message, hold_stream
+from usersessions.http.aio import ClientGone, Interruptible, deliver, first_message, hold_stream
 from usersessions.http.connection import SSE
 from usersessions.http.endpoints import Endpoints
 from usersessions.transports.unidirectional import ConnectMessage, read_connect
@@ -354,3 +354,49 @@ async def test_a_first_message_that_comes_too_late_or_is_none_is_refused(
     with pytest.raises(ConnectRefused) as refused:
         await first_message(receiving(body, after=after))
     assert refused.value.code == code
+
+
+async def test_a_block_is_interrupted_once_and_its_task_goes_on() -> None:
+    async def stuck(blocks: list[Interruptible]) -> str:
+        with Interruptible() as block:
+            blocks.append(block)
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        return "went on"
+
+    blocks: list[Interruptible] = []
+    task = asyncio.ensure_future(stuck(blocks))
+    await settle()
+    blocks[0].interrupt()
+    assert await task == "went on"
+    # It is over: nothing is interrupted any more.
+    blocks[0].interrupt()
+
+
+async def test_a_cancellation_of_somebody_elses_is_not_kept_by_a_block() -> None:
+    async def stuck() -> None:
+        with Interruptible():
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(stuck())
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_of_an_interrupted_block_is_its_own() -> None:
+    async def stuck(blocks: list[Interruptible]) -> None:
+        with Interruptible() as block:
+            blocks.append(block)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise LookupError("the app's own")
+
+    blocks: list[Interruptible] = []
+    task = asyncio.ensure_future(stuck(blocks))
+    await settle()
+    blocks[0].interrupt()
+    with pytest.raises(LookupError):
+        await task

@@ -240,6 +240,9 @@ def test_an_allowed_origin_is_a_scheme_and_a_host(origin: str) -> None:
         "https://app.example.com#a",
         "https://user:swordfish@app.example.com",
         "https://app.example.com\n",
+        "https://b\xfccher.example",
+        "https://app.example.com:443",
+        "http://app.example.com:80",
         " https://app.example.com",
         "http:\\\\app",
         "\xe9://app",
@@ -266,3 +269,19 @@ def test_a_key_out_of_bounds_is_refused_and_not_shown() -> None:
         UserSessionsApp(AsyncUserSessions(), api_keys=["swordfish"])
     assert not isinstance(refusal.value, InvalidValue)
     assert "swordfish" not in said(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["/connection/uni_websocket", "/nowhere"])
+async def test_the_query_of_a_websocket_is_not_there_when_servers_write_their_logs(
+    path: str,
+) -> None:
+    _, app = make()
+    exchange = Exchange(
+        app,
+        scope(path, kind="websocket", query=b"access_token=swordfish"),
+        [{"type": "websocket.connect"}],
+    )
+    await exchange.message(0)
+    assert exchange.scope["query_string"] == b""
+    exchange.push({"type": "websocket.disconnect"})
+    await exchange.end()

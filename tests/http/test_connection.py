@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from usersessions import ConnectRefused
@@ -138,6 +140,19 @@ def test_a_foreign_or_malformed_origin_may_not_connect_without_a_token(origin: s
         check_origin(headers, ALLOWED)
     assert (refusal.value.code, refusal.value.reason) == (3507, "permission denied")
     assert refusal.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("site", "may"),
+    [("none", True), ("same-origin", True), ("same-site", False), ("cross-site", False)],
+)
+def test_what_a_foreign_page_has_a_browser_get_without_an_origin_may_not_connect(
+    site: str, may: bool
+) -> None:
+    # An image, for instance, or a navigation.
+    headers = {"sec-fetch-site": site, "host": "api.example.com:8443", "cookie": "user=42"}
+    with nullcontext() if may else pytest.raises(ConnectRefused):
+        check_origin(headers, ALLOWED)
 
 
 def test_what_is_no_browser_may_connect_without_a_token() -> None:

@@ -250,3 +250,44 @@ async def test_cancelling_at_any_step_leaves_no_session_and_is_not_held_up() -> 
         await asyncio.wait([exchange.task])
         assert sessions_held(sessions) == 0
         assert len(app.ended) <= 1
+
+
+def refuses(scope: Scope) -> str:
+    raise ConnectRefused(3507)
+
+
+class Wrapped(Exception):
+    """As frameworks make exceptions of their own of others, or put them into groups."""
+
+    def __init__(self, *exceptions: BaseException) -> None:
+        super().__init__("wrapped")
+        self.exceptions = exceptions
+
+
+@pytest.mark.parametrize("how", ["cause", "context", "group"])
+async def test_a_refusal_is_told_whatever_the_framework_makes_of_it(how: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(START)
+        except OSError as error:
+            if how == "cause":
+                raise Wrapped from error
+            if how == "context":
+                raise Wrapped  # noqa: B904
+            raise Wrapped(error, Wrapped(error)) from None
+
+    exchange = opened(app, AsyncUserSessions(), refuses)
+    await exchange.end()
+    assert exchange.sent[0]["status"] == 403
+
+
+async def test_an_error_of_the_apps_own_in_a_group_is_not_lost() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(START)
+        except OSError as error:
+            raise Wrapped(error, LookupError("the app's own")) from None
+
+    exchange = opened(app, AsyncUserSessions(), refuses)
+    with pytest.raises(Wrapped):
+        await exchange.end()

@@ -463,3 +463,20 @@ def test_nothing_secret_is_said(app: UserSessionsWSGI, caplog: pytest.LogCapture
         Answered(app, with_key("/api")).whole()
     assert caplog.records
     assert TOKEN not in caplog.text and KEY not in caplog.text
+
+
+class Broken(io.BytesIO):
+    """A body that breaks off, for which servers raise what they like."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise LookupError("an invalid chunk size")
+
+
+@pytest.mark.parametrize("path", ["/api", "/connection/uni_http_stream", "/nowhere"])
+def test_a_body_that_breaks_off_is_400_and_no_error_of_the_app(
+    path: str, app: UserSessionsWSGI
+) -> None:
+    given = {"CONTENT_LENGTH": "10", "wsgi.input": Broken()}
+    answered = Answered(app, environ(path, **given))
+    assert answered.whole() == b"the body of the request could not be read\n"
+    assert answered.status == 400

@@ -91,6 +91,7 @@ class UserSessionsMiddleware:
             "websocket": TrackWebSockets,
             "http": TrackEventStreams,
         }
+        self._inner = inner
         self._tracked: dict[str, ASGIApp] = {
             kind: track(
                 _lenient(inner),
@@ -104,7 +105,7 @@ class UserSessionsMiddleware:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one ASGI scope."""
-        await self._tracked[scope["type"]](scope, receive, send)
+        await self._tracked.get(scope["type"], self._inner)(scope, receive, send)
 
 
 class UserSessionsRouter:

@@ -211,9 +211,10 @@ class FlaskSessions:
                 raise ConnectionClosed(why.code, why.reason) from refused
             try:
                 yield session
-            except ConnectionError as error:
-                # What the socket raises where something is sent to a client that has just left.
-                if _is_connected(ws):
+            except OSError as error:
+                # What the socket raises where something is sent to a client that has just left, or
+                # to one that is being told to.
+                if session.disconnect is None and _is_connected(ws):
                     raise
                 raise ConnectionClosed(_ABNORMAL_CLOSURE) from error
 
@@ -223,6 +224,8 @@ class FlaskSessions:
         return _response(*self._served.respond(request.environ, path.format(**names)))
 
     def _stream(self, ws: Server) -> None:
+        # Until a message is whole, all of it is kept; one that is just too large is told so.
+        ws.max_message_size = base.MAX_BODY_BYTES + 1
         first = ws.receive(timeout=FIRST_MESSAGE_TIMEOUT)
         message = first.encode() if isinstance(first, str) else first
         frames = self._served.websocket(ws.environ, message, _WebSocketWatch(ws))

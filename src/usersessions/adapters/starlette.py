@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from ..errors import ConnectRefused, require
+from ..http.aio import ClientGone, Interruptible, deliver
 from ..http.app import UserSessionsApp
 from ..http.asgi import peer_of, read_headers
 from ..http.authentication import Refusal, authenticate
@@ -24,7 +25,9 @@ require("starlette", extra="starlette")
 from starlette.exceptions import HTTPException, WebSocketException  # noqa: E402 - checked above
 from starlette.requests import HTTPConnection  # noqa: E402
 from starlette.routing import BaseRoute, Route, WebSocketRoute  # noqa: E402
-from starlette.websockets import WebSocket, WebSocketDisconnect  # noqa: E402
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState  # noqa: E402
+
+_CONNECTED = WebSocketState.CONNECTED
 
 __all__ = ["close_websocket", "current_identity", "lifespan", "routes", "track"]
 
@@ -100,8 +103,8 @@ async def track(
 ) -> AsyncGenerator[AsyncSession, None]:
     """Accept a WebSocket of the app's own, and hold its session inside the block.
 
-    It is closed with the code and the reason when the session has to end. That the client leaves
-    (`WebSocketDisconnect`) just ends the block.
+    It is closed with the code and the reason when the session has to end. That just ends the block,
+    as soon as it uses the WebSocket again; so does a client that leaves (`WebSocketDisconnect`).
 
     Args:
         websocket: one that was not accepted yet; a client that may not connect has to be told why,
@@ -133,11 +136,15 @@ async def track(
     handshakes = Handshakes(
         sessions.operations, allowed_origins=allowed_origins, trusted_hops=trusted_hops
     )
-    accepted = asyncio.Event()
+    accepted, block = asyncio.Event(), Interruptible()
 
     async def close(disconnect: Disconnect) -> None:
         await accepted.wait()
-        await close_websocket(websocket, disconnect)
+        try:
+            await deliver(close_websocket(websocket, disconnect))
+        except ClientGone:
+            # It does not read, and what the block sends to it may wait for ever.
+            block.interrupt()
 
     async with AsyncExitStack() as held:
         try:
@@ -153,14 +160,25 @@ async def track(
             session = await held.enter_async_context(sessions.hold(admitted, close=close))
         except ConnectRefused as refused:
             told = checked_disconnect(refused)
+            accepted.set()
             await websocket.accept(subprotocol)
             raise WebSocketException(told.code, told.reason) from None
         try:
             await websocket.accept(subprotocol)
         finally:
             accepted.set()
-        with suppress(WebSocketDisconnect):
-            yield session
+        try:
+            with block, suppress(WebSocketDisconnect):
+                yield session
+        except RuntimeError:
+            # What Starlette raises for whatever is done with a WebSocket that was closed.
+            if session.disconnect is None or websocket.application_state is _CONNECTED:
+                raise
+        disconnect = session.disconnect
+        await held.aclose()
+        if disconnect is not None:
+            # Before the endpoint is over and the server closes it in its own way.
+            await close(disconnect)
 
 
 async def close_websocket(websocket: WebSocket, why: Disconnect | ConnectRefused) -> None:

@@ -12,7 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
 from typing import TypeVar
+
+from typing_extensions import Self
 
 from ..errors import ConnectRefused, DisconnectCode
 from ..live import AsyncSession
@@ -23,7 +26,7 @@ from ..version import __version__
 from .connection import checked_disconnect, read_first_message
 from .endpoints import Endpoints
 
-__all__ = ["ClientGone", "deliver", "first_message", "hold_stream"]
+__all__ = ["ClientGone", "Interruptible", "deliver", "first_message", "hold_stream"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +129,45 @@ async def first_message(receiving: Awaitable[bytes | None]) -> ConnectMessage:
     if body is None:
         raise ClientGone
     return read_first_message(body)
+
+
+class Interruptible:
+    """A block that may be ended from outside, where it is stuck in something that does not end.
+
+    Whatever it is stuck in is cancelled, and the task goes on after the block.
+
+    >>> async def stuck():
+    ...     with Interruptible() as block:
+    ...         asyncio.get_running_loop().call_soon(block.interrupt)
+    ...         await asyncio.Event().wait()
+    ...     return "went on"
+    >>> asyncio.run(stuck())
+    'went on'
+    """
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._was_interrupted = False
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        task, self._task = self._task, None
+        if not self._was_interrupted or not isinstance(error, asyncio.CancelledError):
+            return False
+        # Python 3.10 does not count cancellations.
+        getattr(task, "uncancel", int)()
+        return True
+
+    def interrupt(self) -> None:
+        """End the block, if it runs; from another task."""
+        if self._task is not None:
+            self._was_interrupted = True
+            self._task.cancel()
 
 
 class _TooLate(Exception):

@@ -84,6 +84,8 @@ class UserSessionsApp:
             )
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # As for a request: see `asgi`.
+        scope["query_string"] = b""
         if path_of(scope) == WEBSOCKET_PATH:
             await self._streams.websocket(scope, receive, send)
         else:

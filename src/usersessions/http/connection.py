@@ -35,6 +35,9 @@ HTTP_STREAM = Transport("uni_http_stream", "application/json", after=b"\n")
 SSE = Transport("uni_sse", "text/event-stream", before=b"data: ", after=b"\n\n")
 WEBSOCKET = Transport("uni_websocket", "application/json")
 
+# "none" is what the user typed. "same-site" is not among them: a subdomain may be somebody else's.
+_OWN_SITES = ("none", "same-origin")
+
 STREAM_HEADERS: Mapping[str, str] = {
     "cache-control": "private, no-cache, no-store, must-revalidate, max-age=0",
     # nginx would otherwise hold frames back until its buffer is full.
@@ -88,7 +91,9 @@ def remote_address(
 def check_origin(headers: Mapping[str, str], allowed: Collection[str]) -> None:
     """Refuse a connection that a foreign web page makes on the strength of a user's cookies.
 
-    Not to be asked where a token says who connects: a foreign page has none.
+    Not to be asked where a token says who connects: a foreign page has none. An image or a
+    navigation carries cookies and no `Origin`; for these, browsers say in `Sec-Fetch-Site` where
+    they come from (W3C Fetch Metadata).
 
     Args:
         headers: the headers of the HTTP request.
@@ -98,7 +103,11 @@ def check_origin(headers: Mapping[str, str], allowed: Collection[str]) -> None:
         ConnectRefused: if the origin is foreign.
     """
     origin = headers.get("origin")
-    if origin is None or origin in allowed:
+    if origin is None:
+        if headers.get("sec-fetch-site", "none") not in _OWN_SITES:
+            raise ConnectRefused(DisconnectCode.PERMISSION_DENIED)
+        return
+    if origin in allowed:
         return
     try:
         host = urlsplit(origin).netloc

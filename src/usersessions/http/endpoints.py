@@ -34,7 +34,8 @@ NAMELESS_PATH = f"{_OWN}/"
 WEBSOCKET_PATH = "/connection/uni_websocket"
 """The path that is served over WebSocket."""
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@\\]+", re.ASCII | re.IGNORECASE)
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:(?![/?#@\\])[!-~])+", re.ASCII | re.IGNORECASE)
+_DEFAULT_PORT = re.compile(r"https://.*:443|http://.*:80", re.IGNORECASE)
 
 
 class Endpoints:
@@ -138,8 +139,13 @@ def checked_origins(origins: Collection[str]) -> frozenset[str]:
     if isinstance(origins, str):
         raise ConfigError("allowed_origins must be a list of strings, not one string")
     for origin in origins:
-        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
+        if (
+            not isinstance(origin, str)
+            or not _ORIGIN.fullmatch(origin)
+            or _DEFAULT_PORT.fullmatch(origin)
+        ):
             raise ConfigError(
-                'an entry of allowed_origins must be like "https://app.example.com", without a path'
+                'an entry of allowed_origins must be like "https://app.example.com", as browsers '
+                "write it: without a path, without a default port, in ASCII"
             )
     return frozenset(origin.lower() for origin in origins)

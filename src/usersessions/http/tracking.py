@@ -121,17 +121,29 @@ class Tracking:
         finally:
             serving.cancel()
             await asyncio.wait((serving,))
-        if not (until.done() and serving.cancelled()):
-            with suppress(SessionOver):
-                serving.result()
+        if until.done() and (serving.cancelled() or _is_over(serving.exception())):
+            return
+        with suppress(SessionOver):
+            serving.result()
+
+
+def _is_over(error: BaseException | None) -> bool:
+    # Frameworks make an exception of their own of it, or put it into a group.
+    if error is None or isinstance(error, SessionOver):
+        return True
+    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    if inner:
+        return all(_is_over(one) for one in inner)
+    cause = error.__cause__ or error.__context__
+    return cause is not None and _is_over(cause)
 
 
 class TrackWebSockets(Tracking):
     """An ASGI middleware: each WebSocket that the app accepts is a session while it is open.
 
     Who connects is said by a token, a bearer token or the query parameter `access_token`; without
-    one by the connect proxy. Put it around all of the app or around a part; other scopes, and the
-    streams of this library, pass through.
+    one by the connect proxy. Nobody says from which app. Put it around all of the app or around a
+    part; other scopes, and the streams of this library, pass through.
 
     Args:
         app: the app, or the part of it, whose WebSockets it tracks.
@@ -241,6 +253,8 @@ class _WebSocket(Tracked):
                 pending.cancel()
 
     async def _end(self, disconnect: Disconnect) -> None:
+        if self._ended.done():
+            return
         self._ended.set_result(disconnect)
         self._timer = self._loop.call_later(END_TIMEOUT, self.overdue.set_result, None)
         if self._is_open:

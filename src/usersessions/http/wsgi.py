@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from ..errors import ConnectRefused, DisconnectCode
 from ..sessions import UserSessions
 from ..transports.unidirectional import disconnect_frame
-from .base import MAX_BODY_BYTES, MAX_DISCARDED, Request, Response
+from .base import MAX_BODY_BYTES, MAX_DISCARDED, Request, Response, text
 from .blocking import Frames, stream_body
 from .connection import (
     STREAM_HEADERS,
@@ -112,7 +112,11 @@ class UserSessionsWSGI:
         """
         if self._first.acquire(blocking=False):
             warn_of_other_workers(self._sessions.store, told=bool(environ.get("wsgi.multiprocess")))
-        request = read_environ(environ)
+        try:
+            request = read_environ(environ)
+        except Exception:
+            # Whatever the server raises for a body that breaks off, or is not what it says.
+            return _whole(text(400, "the body of the request could not be read"))
         transport = self._endpoints.transport(path)
         if transport is None:
             response = self._sessions.run(self._endpoints.answer(path, request))

@@ -202,10 +202,12 @@ class UserSessions(Control):
         except StoreUnavailable as error:
             # It may have been registered all the same.
             self.store.end(user, client)
+            session.end()
             raise not_registered(client, error) from error
         except BaseException:
             # It may have been registered before a cancellation.
             self.store.end(user, client)
+            session.end()
             raise
         try:
             if admitted.facts.expire_at is not None:

@@ -57,7 +57,8 @@ async def track(
 ) -> AsyncGenerator[AsyncSession, None]:
     """Prepare a WebSocket of the app's own, and hold its session inside the block.
 
-    It is closed with the code and the reason when the session has to end.
+    It is closed with the code and the reason when the session has to end. What is sent after that,
+    or to a client that has left, just ends the block.
 
     Args:
         request: the handshake.
@@ -128,7 +129,13 @@ async def track(
             drop(request)
             raise web.HTTPForbidden from None
         await prepare()
-        yield session
+        try:
+            yield session
+        except ConnectionResetError:
+            # What is raised where something is sent to a client that has just left, or was told to.
+            is_gone = request.transport is None or request.transport.is_closing()
+            if not (websocket.closed or is_gone):
+                raise
         told = session.disconnect
         await held.aclose()
         if told is not None:

@@ -6,6 +6,8 @@ client has left. So what the project's URLs hand to us never gets there; all els
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 from django import conf
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import Resolver404, get_script_prefix, resolve, reverse
@@ -49,7 +51,7 @@ def with_usersessions(application: ASGIApp) -> ASGIApp:
 
 def _prefix() -> str:
     try:
-        api = reverse("usersessions:api")
+        api = unquote(reverse("usersessions:api"))
     except NoReverseMatch:
         raise ImproperlyConfigured(
             f'the URLs do not include ours: add path("rt/", include("{_URLS}")) to urlpatterns'
