@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import struct
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -109,8 +110,11 @@ class Stream(ABC):
     def frames(self) -> list[bytes]:
         """All frames up to a clean end."""
         frames = []
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while (frame := self.frame()) is not None:
             frames.append(frame)
+            # It may go on with pings for ever.
+            assert time.monotonic() < deadline, f"the stream did not end: {frames}"
         return frames
 
     def client(self) -> str:
@@ -210,7 +214,7 @@ class WebSocket(Stream):
             digest = sha1(f"{key}{_WEBSOCKET_GUID}".encode()).digest()
             assert names["sec-websocket-accept"] == base64.b64encode(digest).decode()
 
-    def send(self, payload: bytes, *, opcode: int = 1) -> None:
+    def send(self, payload: bytes, *, opcode: int = 1, is_last: bool = True) -> None:
         """Send a frame: opcode 1 is text, 2 binary, 8 a close (RFC 6455, 5.2)."""
         size = len(payload)
         if size < 126:
@@ -220,7 +224,7 @@ class WebSocket(Stream):
         else:
             length = b"\xff" + size.to_bytes(8, "big")
         # A mask of zeros leaves the payload as it is.
-        self._socket.sendall(bytes([0x80 | opcode]) + length + bytes(4) + payload)
+        self._socket.sendall(bytes([is_last << 7 | opcode]) + length + bytes(4) + payload)
 
     def frame(self) -> bytes | None:
         opcode, payload = self._read()

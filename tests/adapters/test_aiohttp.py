@@ -534,3 +534,36 @@ async def test_the_rest_of_the_query_is_there_for_the_app(held: Held) -> None:
         with await served.websocket("/own?room=%C3%A9%26&access_token=t&b=") as websocket:
             await asyncio.to_thread(websocket.frames)
     assert seen == [{"room": "é&", "b": ""}]
+
+
+async def test_a_block_that_is_busy_when_its_session_ends_just_ends(
+    held: Held, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_in, go_on = asyncio.Event(), asyncio.Event()
+
+    async def busy(request: web.Request, websocket: Any, session: Any) -> None:
+        is_in.set()
+        await go_on.wait()
+        await websocket.send_str("too late")
+        raise AssertionError("it went on")
+
+    async with serving(tracked(held, busy)) as served:
+        with await served.websocket("/own") as websocket:
+            await is_in.wait()
+            await held.sessions.disconnect("42", timeout=0)
+            assert await asyncio.to_thread(websocket.frames) == []
+            assert websocket.closed == (3503, "force disconnect")
+            go_on.set()
+        await until(lambda: held.ends)
+    assert sessions_held(held.sessions) == 0
+    assert "Traceback" not in caplog.text and not caplog.records
+
+
+async def test_errors_of_a_block_are_its_own(held: Held, caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(request: web.Request, websocket: Any, session: Any) -> None:
+        raise ConnectionResetError("the app's own database")
+
+    async with serving(tracked(held, fail)) as served:
+        with await served.websocket("/own"):
+            await until(lambda: held.ends)
+    await until(lambda: "the app's own database" in caplog.text)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,11 @@ from tests.redis_servers import RedisServer
 from tests.servers import until
 from tests.streams import WebSocket, ask, command, open_websocket
 from usersessions import AsyncUserSessions, ConfigError, RedisStore, UserSessions
-from usersessions.adapters.channels import UserSessionsRouter, identify_user
+from usersessions.adapters.channels import (
+    UserSessionsMiddleware,
+    UserSessionsRouter,
+    identify_user,
+)
 
 EACH = ("echo", "sync", "json")
 """The kinds of consumers."""
@@ -257,3 +262,16 @@ def test_a_user_is_known_by_the_primary_key_and_nobody_by_none() -> None:
 def test_a_prefix_is_a_path_without_a_slash_at_its_end(prefix: str) -> None:
     with pytest.raises(ConfigError, match="/live"):
         UserSessionsRouter(None, AsyncUserSessions(), prefix=prefix)
+
+
+@pytest.mark.anyio
+async def test_scopes_of_neither_kind_pass_through() -> None:
+    seen: list[str] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    middleware = UserSessionsMiddleware(inner, AsyncUserSessions())
+    for kind in ("lifespan", "channel"):
+        await middleware({"type": kind}, None, None)
+    assert seen == ["lifespan", "channel"]

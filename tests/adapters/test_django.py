@@ -321,8 +321,10 @@ def test_rest_framework_knows_the_user_of_a_token(site: Running) -> None:
 
 
 def test_whoever_is_logged_in_may_connect(site: Running) -> None:
-    found = re.search(r"anna is logged in: (\w+)", site.server.output)
-    assert found
+    # The port is open before the worker has loaded the project.
+    found = until(
+        lambda: re.search(r"anna is logged in: (\w+)", site.server.output), what="the project"
+    )
 
     def first(cookie: str, **headers: str) -> bytes:
         headers = {"Cookie": cookie, **headers}

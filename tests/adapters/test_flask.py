@@ -634,3 +634,20 @@ def test_errors_of_the_app_itself_stay_its_own(app: Flask, client: FlaskClient) 
     assert (answer.status_code, answer.text) == (404, f"{__name__}: Not Found")
     # What this library answers is left as it is.
     assert client.get("/api").text != f"{__name__}: Method Not Allowed"
+
+
+def test_a_stream_over_a_websocket_keeps_no_more_of_a_message_than_anything_takes(
+    app: Flask,
+    sessions: UserSessions,
+    serve: Callable[[Flask], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # simple_websocket may miss to wake who waits for a message that was too large.
+    monkeypatch.setattr(adapter, "FIRST_MESSAGE_TIMEOUT", 0.5)
+    with open_websocket(serve(app), "/connection/uni_websocket") as websocket:
+        # A message that never ends: text at first, then continuations (RFC 6455, 5.4).
+        websocket.send(b"x" * 60_000, is_last=False)
+        websocket.send(b"x" * 60_000, opcode=0, is_last=False)
+        opcode, payload = websocket._read()
+        assert (opcode, payload[:2]) == (8, (1009).to_bytes(2, "big"))
+    assert sessions.user_connections("42") == {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.http.exchange import Connection, Exchange, scope, sessions_held, sett
 from tests.servers import python
 from tests.streams import ask, open_stream
 from usersessions import (
+    AsyncSession,
     AsyncUserSessions,
     ConfigError,
     ConnectRefused,
@@ -39,6 +41,7 @@ from usersessions.adapters.starlette import (
     routes,
     track,
 )
+from usersessions.http import aio
 from usersessions.http.asgi import Message
 
 KEY = "the-key-of-the-server-api"
@@ -299,3 +302,86 @@ async def test_an_endpoint_knows_who_asks_or_answers_401() -> None:
         assert exchange.sent[0]["status"] == status
         challenge = dict(exchange.sent[0]["headers"]).get(b"www-authenticate")
         assert challenge == (None if status == 200 else b"Bearer")
+
+
+async def tracked(
+    block: Callable[[WebSocket, AsyncSession], Awaitable[None]], **options: Any
+) -> Any:
+    """An app whose WebSocket is tracked, opened by one client; and what comes after its block."""
+    sessions = AsyncUserSessions()
+    ended: list[str] = []
+
+    async def own(websocket: WebSocket) -> None:
+        async with track(websocket, sessions, who="42") as session:
+            await block(websocket, session)
+        ended.append("after the block")
+
+    app = Starlette(routes=[WebSocketRoute("/own", own)])
+    exchange = Exchange(
+        app, scope("/own", kind="websocket"), [{"type": "websocket.connect"}], **options
+    )
+    await exchange.message(0)
+    await settle()
+    return sessions, exchange, ended
+
+
+FORCED = {"type": "websocket.close", "code": 3503, "reason": "force disconnect"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("use", ["send", "receive"])
+async def test_a_block_that_is_busy_when_its_session_ends_just_ends(use: str) -> None:
+    go_on = asyncio.Event()
+
+    async def busy(websocket: WebSocket, session: AsyncSession) -> None:
+        await go_on.wait()
+        if use == "send":
+            await websocket.send_text("too late")
+        else:
+            await websocket.receive_text()
+        raise AssertionError("it went on")
+
+    sessions, exchange, ended = await tracked(busy)
+    await sessions.disconnect("42", timeout=0)
+    await settle()
+    exchange.push({"type": "websocket.disconnect", "code": 3503})
+    go_on.set()
+    await exchange.end()
+    assert exchange.sent[1:] == [FORCED]
+    assert (ended, sessions_held(sessions)) == (["after the block"], 0)
+
+
+@pytest.mark.anyio
+async def test_a_client_that_does_not_read_cannot_keep_its_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aio, "SEND_TIMEOUT", 0.05)
+
+    async def send(websocket: WebSocket, session: AsyncSession) -> None:
+        await websocket.send_text("nobody reads this")
+
+    sessions, exchange, ended = await tracked(send, blocks_at=1)
+    assert sessions_held(sessions) == 1
+    await sessions.block_user("42", timeout=0)
+    await exchange.end()
+    assert (ended, sessions_held(sessions)) == (["after the block"], 0)
+    assert len(exchange.sent) == 1
+
+
+@pytest.mark.anyio
+async def test_a_session_that_is_told_as_its_block_ends_is_closed_with_the_code() -> None:
+    async def leave(websocket: WebSocket, session: AsyncSession) -> None:
+        session.tell(Disconnect(3503, "force disconnect"))
+
+    _, exchange, _ = await tracked(leave)
+    await exchange.end()
+    assert exchange.sent[1:] == [FORCED]
+
+
+@pytest.mark.anyio
+async def test_errors_of_a_block_are_its_own() -> None:
+    async def fail(websocket: WebSocket, session: AsyncSession) -> None:
+        raise RuntimeError("the app's own")
+
+    with pytest.raises(RuntimeError, match="the app's own"):
+        await (await tracked(fail))[1].end()

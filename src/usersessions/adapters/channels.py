@@ -105,7 +105,7 @@ class UserSessionsMiddleware:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one ASGI scope."""
-        await self._tracked.get(scope["type"], self._inner)(scope, receive, send)
+        await (self._tracked.get(scope["type"]) or self._inner)(scope, receive, send)
 
 
 class UserSessionsRouter:
