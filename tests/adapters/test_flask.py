@@ -643,11 +643,16 @@ def test_a_stream_over_a_websocket_keeps_no_more_of_a_message_than_anything_take
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # simple_websocket may miss to wake who waits for a message that was too large.
-    monkeypatch.setattr(adapter, "FIRST_MESSAGE_TIMEOUT", 0.5)
+    monkeypatch.setattr(adapter, "FIRST_MESSAGE_TIMEOUT", 3.0)
     with open_websocket(serve(app), "/connection/uni_websocket") as websocket:
         # A message that never ends: text at first, then continuations (RFC 6455, 5.4).
         websocket.send(b"x" * 60_000, is_last=False)
         websocket.send(b"x" * 60_000, opcode=0, is_last=False)
         opcode, payload = websocket._read()
         assert (opcode, payload[:2]) == (8, (1009).to_bytes(2, "big"))
+    threads = threading.enumerate
+    until(
+        lambda: not any("process_request" in thread.name for thread in threads()),
+        what="the handler to end",
+    )
     assert sessions.user_connections("42") == {}
