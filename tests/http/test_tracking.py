@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 from tests.http.exchange import Exchange, LeapingLoop, scope, sessions_held, settle
-from tests.standins import SharedStandIn
+from tests.standins import AWAY, SharedStandIn
 from usersessions import (
     AsyncUserSessions,
     ConfigError,
@@ -21,13 +21,17 @@ from usersessions import (
     Disconnect,
     Identity,
     Key,
+    StoreUnavailable,
     TokenVerifier,
 )
+from usersessions.flows import Reply
 from usersessions.http.app import UserSessionsApp
 from usersessions.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from usersessions.http.base import Request
 from usersessions.http.handshakes import Handshakes, without_token
 from usersessions.http.tracking import END_TIMEOUT, TrackWebSockets, session_of
+from usersessions.registry import tell_all
+from usersessions.stores.base import Register, StoreRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -591,3 +595,23 @@ async def test_cancelling_at_any_step_leaves_no_session_and_is_not_held_up() -> 
         await asyncio.wait([exchange.task])
         assert sessions_held(sessions) == 0
     assert was_running[0]
+
+
+class TellsAndFails(SharedStandIn):
+    """A store that has a session told to end, and then does not say that it was registered."""
+
+    async def aanswer(self, request: StoreRequest) -> Reply:
+        reply = await super().aanswer(request)
+        if isinstance(request, Register):
+            registry = self.node.registry
+            tell_all(registry.take(registry.clients()), Disconnect(4001, "moved"))
+            await settle()
+            raise StoreUnavailable(AWAY)
+        return reply
+
+
+async def test_of_two_reasons_to_end_before_it_has_begun_the_first_is_told() -> None:
+    sessions = make(store=TellsAndFails())
+    exchange = opened(TrackWebSockets(echo, sessions))
+    assert await told(exchange) == {"type": "websocket.close", "code": 4001, "reason": "moved"}
+    assert sessions_held(sessions) == 0
