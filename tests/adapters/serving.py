@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
@@ -18,8 +19,8 @@ import jwt
 
 from tests.adapters.apps.shared import API_KEY, SECRET, Target
 from tests.redis_servers import RedisServer
-from tests.servers import Server, serving, until
-from tests.streams import TIMEOUT_SECONDS, Stream, command, event_source, open_stream
+from tests.servers import START_SECONDS, Server, serving, until
+from tests.streams import TIMEOUT_SECONDS, Stream, ask, command, event_source, open_stream
 
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(
@@ -82,7 +83,21 @@ def served(target: Target, *, log: Path, **variables: str) -> Iterator[Running]:
         env = {**ENVIRONMENT, **target.env, **variables}
         if target.shares_redis:
             env["REDIS_URL"] = opened.enter_context(RedisServer()).url
-        yield Running(target, opened.enter_context(serving(target.command, log=log, env=env)))
+        server = opened.enter_context(serving(target.command, log=log, env=env))
+        until_it_answers(server)
+        yield Running(target, server)
+
+
+def until_it_answers(server: Server) -> None:
+    """Wait until an app answers: some servers listen before they have loaded it."""
+
+    def answers() -> bool:
+        try:
+            return ask(server.url, "/", method="GET").status > 0
+        except (OSError, http.client.HTTPException):
+            return False
+
+    until(answers, what="the app to answer", seconds=START_SECONDS)
 
 
 def new_user() -> str:

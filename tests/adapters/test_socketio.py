@@ -25,7 +25,14 @@ from socketio.exceptions import ConnectionError as SocketConnectionError
 from socketio.exceptions import ConnectionRefusedError as SocketRefused
 
 from tests.adapters.apps.shared import API_KEY, SECRET
-from tests.adapters.serving import ENVIRONMENT, connections, expired_token, new_user, token
+from tests.adapters.serving import (
+    ENVIRONMENT,
+    connections,
+    expired_token,
+    new_user,
+    token,
+    until_it_answers,
+)
 from tests.conftest import Serve
 from tests.redis_servers import RedisServer
 from tests.servers import Server, python, serving, until
@@ -218,6 +225,7 @@ COMMANDS = {
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     log = tmp_path_factory.mktemp("socketio") / "server.log"
     with serving(COMMANDS[request.param], log=log, env=ENVIRONMENT) as server:
+        until_it_answers(server)
         yield server
 
 

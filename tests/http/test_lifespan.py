@@ -665,7 +665,11 @@ FORK = """child = os.fork()
 def test_a_process_that_was_forked_ends_at_a_signal_and_ends_no_session_of_its_parent() -> None:
     script = ALONE_WITH_THREADS.format(name="SIGTERM", handler="signal.SIG_DFL", act=FORK)
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"{signal.SIGTERM:d} 1", "interrupted"]
