@@ -19,15 +19,19 @@ import jwt
 
 from tests.adapters.apps.shared import API_KEY, SECRET, Target
 from tests.redis_servers import RedisServer
-from tests.servers import START_SECONDS, Server, serving, until
+from tests.servers import START_SECONDS, UNMEASURED, Server, serving, until
 from tests.streams import TIMEOUT_SECONDS, Stream, ask, command, event_source, open_stream
 
 ENVIRONMENT = {
+    **UNMEASURED,
     "PYTHONPATH": os.pathsep.join(
         [str(Path(__file__).parent.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
+    ),
 }
-"""What lets a server in a process of its own find the apps, wherever the tests run."""
+"""What lets a server in a process of its own find the apps, wherever the tests run.
+
+Its coverage is not measured: what decides is in `http/`, which has tests in this process.
+"""
 
 OPENERS = ("uni_http_stream", "uni_sse", "uni_websocket", "EventSource")
 """The ways to open a stream: the three with what a program sends, and what a browser does."""

@@ -632,6 +632,7 @@ def test_an_event_with_the_name_of_ours_is_an_event(server: Server, event: tuple
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_a_server_that_stops_tells_its_clients_to_come_back(serve: Serve, kind: str) -> None:
     server = serve(COMMANDS[kind], env=ENVIRONMENT)
+    until_it_answers(server)
     user = new_user()
     with client(server.url, {"token": token(user)}) as one:
         assert server.stop() in (0, -signal.SIGTERM)
@@ -646,6 +647,8 @@ def test_sockets_of_several_servers_end_from_a_process_that_is_none(
     env = {**ENVIRONMENT, "REDIS_URL": redis_server.url}
     user = new_user()
     first, second = (serve(COMMANDS[kind], env=env) for kind in COMMANDS)
+    until_it_answers(first)
+    until_it_answers(second)
     sessions = UserSessions(store=RedisStore(redis_server.url))
     try:
         auth = {"token": token(user)}
