@@ -644,7 +644,17 @@ def test_a_stream_over_a_websocket_keeps_no_more_of_a_message_than_anything_take
 ) -> None:
     # simple_websocket may miss to wake who waits for a message that was too large.
     monkeypatch.setattr(adapter, "FIRST_MESSAGE_TIMEOUT", 3.0)
+    seen: list[Any] = []
+    receive = adapter.Server.receive
+
+    def received(ws: Any, timeout: float | None = None) -> Any:
+        seen.append(ws)
+        return receive(ws, timeout=timeout)
+
+    monkeypatch.setattr(adapter.Server, "receive", received)
     with open_websocket(serve(app), "/connection/uni_websocket") as websocket:
+        # What came before its handler began is kept, until there is more.
+        until(lambda: seen, what="the handler to begin")
         # A message that never ends: text at first, then continuations (RFC 6455, 5.4).
         websocket.send(b"x" * 60_000, is_last=False)
         websocket.send(b"x" * 60_000, opcode=0, is_last=False)
