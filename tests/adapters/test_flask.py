@@ -22,6 +22,7 @@ from flask import Blueprint, Flask, abort, current_app, g, request
 from flask.testing import FlaskClient
 from flask_sock import Sock  # type: ignore[import-untyped]
 from simple_websocket import ConnectionClosed  # type: ignore[import-untyped]
+from simple_websocket import Server as WebSocketServer
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
@@ -645,13 +646,13 @@ def test_a_stream_over_a_websocket_keeps_no_more_of_a_message_than_anything_take
     # simple_websocket may miss to wake who waits for a message that was too large.
     monkeypatch.setattr(adapter, "FIRST_MESSAGE_TIMEOUT", 3.0)
     seen: list[Any] = []
-    receive = adapter.Server.receive
+    receive = WebSocketServer.receive
 
     def received(ws: Any, timeout: float | None = None) -> Any:
         seen.append(ws)
         return receive(ws, timeout=timeout)
 
-    monkeypatch.setattr(adapter.Server, "receive", received)
+    monkeypatch.setattr(WebSocketServer, "receive", received)
     with open_websocket(serve(app), "/connection/uni_websocket") as websocket:
         # What came before its handler began is kept, until there is more.
         until(lambda: seen, what="the handler to begin")

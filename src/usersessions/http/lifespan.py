@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -131,10 +131,16 @@ def end_with_server(sessions: UserSessions) -> None:
                 os.kill(os.getpid(), number)
 
         ending = threading.Thread(target=end, name="usersessions-shutdown", daemon=True)
+
+        def begin() -> None:
+            # A second signal may have the interpreter end meanwhile, and then no thread starts.
+            with suppress(RuntimeError):
+                ending.start()
+
         try:
             # Not started here: the signal may have come while the main thread, which this is, held
             # a lock that `start` takes.
-            _thread.start_new_thread(ending.start, ())
+            _thread.start_new_thread(begin, ())
         except RuntimeError:
             return False
         return True
