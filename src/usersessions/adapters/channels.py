@@ -29,10 +29,9 @@ from typing import Any
 
 from ..errors import ConfigError, require
 from ..http.app import UserSessionsApp
-from ..http.asgi import ASGIApp, Message, Receive, Scope, Send, path_of
+from ..http.asgi import ASGIApp, Message, Receive, Scope, Send, hide_token, path_of
 from ..http.endpoints import PATHS, WEBSOCKET_PATH
 from ..http.event_streams import TrackEventStreams
-from ..http.handshakes import without_token
 from ..http.tracking import Identify, TrackWebSockets, session_of
 from ..sessions import AsyncUserSessions
 
@@ -165,8 +164,7 @@ class UserSessionsRouter:
         else:
             inner = dict(scope)
             # Middlewares inside copy the scope: here alone, the server's log can be spared a token.
-            query = scope.get("query_string", b"").decode("latin-1")
-            scope["query_string"] = without_token(query).encode("latin-1")
+            hide_token(scope)
             await self._inner(inner, receive, send)
 
 

@@ -10,12 +10,11 @@ from typing import Any
 from ..errors import ConnectRefused, require
 from ..http.aio import ClientGone, Interruptible, deliver
 from ..http.app import UserSessionsApp
-from ..http.asgi import peer_of, read_headers
+from ..http.asgi import peer_of, read_handshake, read_headers
 from ..http.authentication import Refusal, authenticate
-from ..http.base import Request
 from ..http.connection import checked_disconnect
 from ..http.endpoints import NAMELESS_PATH, PATHS, WEBSOCKET_PATH
-from ..http.handshakes import Handshakes, without_token
+from ..http.handshakes import Handshakes
 from ..http.lifespan import lifespan as hold
 from ..live import AsyncSession
 from ..models import Disconnect, Identity
@@ -129,10 +128,8 @@ async def track(
     ...         async for text in websocket.iter_text():
     ...             session.touch()
     """
-    scope = websocket.scope
-    query = scope.get("query_string", b"").decode("latin-1")
-    # Servers write the query into their access logs when a WebSocket is accepted.
-    scope["query_string"] = without_token(query).encode("latin-1")
+    # At once: servers write the query into their access logs when a WebSocket is accepted.
+    handshake = read_handshake(websocket.scope)
     handshakes = Handshakes(
         sessions.operations, allowed_origins=allowed_origins, trusted_hops=trusted_hops
     )
@@ -149,9 +146,9 @@ async def track(
     async with AsyncExitStack() as held:
         try:
             admission = handshakes.admit(
-                Request("GET", query, read_headers(scope)),
+                handshake,
                 transport="websocket",
-                peer=peer_of(scope),
+                peer=peer_of(websocket.scope),
                 who=who,
                 app_name=app_name,
                 app_version=app_version,

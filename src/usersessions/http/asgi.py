@@ -20,6 +20,7 @@ from .aio import ClientGone, deliver, first_message, hold_stream
 from .base import MAX_BODY_BYTES, MAX_DISCARDED, Request, Response
 from .connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect
 from .endpoints import Endpoints
+from .handshakes import without_token
 
 __all__ = [
     "TRACKED",
@@ -30,8 +31,10 @@ __all__ = [
     "Send",
     "StreamServer",
     "Tracked",
+    "hide_token",
     "path_of",
     "peer_of",
+    "read_handshake",
     "read_headers",
     "read_request",
     "send_response",
@@ -93,6 +96,18 @@ def read_headers(scope: Scope) -> dict[str, str]:
             value = headers[name] + separator + value
         headers[name] = value
     return headers
+
+
+def hide_token(scope: Scope) -> str:
+    """Take a token out of the query in the scope of an app's own, and give the query as it came."""
+    query: str = scope.get("query_string", b"").decode("latin-1")
+    scope["query_string"] = without_token(query).encode("latin-1")
+    return query
+
+
+def read_handshake(scope: Scope) -> Request:
+    """Read what opens a connection of the app's own; a token in its query is taken out."""
+    return Request("GET", hide_token(scope), read_headers(scope))
 
 
 async def send_response(response: Response, send: Send) -> None:

@@ -31,10 +31,10 @@ from ..live import AsyncClose, AsyncSession
 from ..models import Disconnect, Identity
 from ..sessions import AsyncUserSessions
 from .aio import ClientGone, deliver
-from .asgi import TRACKED, ASGIApp, Message, Receive, Scope, Send, Tracked, peer_of, read_headers
+from .asgi import TRACKED, ASGIApp, Message, Receive, Scope, Send, Tracked, peer_of, read_handshake
 from .base import Request
 from .connection import checked_disconnect
-from .handshakes import Handshakes, without_token
+from .handshakes import Handshakes
 from .lifespan import ensure_lifespan
 
 __all__ = ["Hold", "Identify", "SessionOver", "TrackWebSockets", "Tracking", "session_of"]
@@ -82,10 +82,8 @@ class Tracking:
 
     def _opened(self, scope: Scope, transport: str) -> tuple[Scope, Hold]:
         """The scope for the app, and how to hold the session once there is to be one."""
-        query = scope.get("query_string", b"").decode("latin-1")
-        inner, request = dict(scope), Request("GET", query, read_headers(scope))
-        scope["query_string"] = without_token(query).encode("latin-1")
-        return inner, partial(self._hold, inner, request, transport)
+        inner = dict(scope)
+        return inner, partial(self._hold, inner, read_handshake(scope), transport)
 
     @asynccontextmanager
     async def _hold(

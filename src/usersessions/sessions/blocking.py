@@ -199,15 +199,12 @@ class UserSessions(Control):
         except (ConnectRefused, InvalidValue):
             # Nothing was registered; under this client ID, another session may be.
             raise
-        except StoreUnavailable as error:
-            # It may have been registered all the same.
+        except BaseException as error:
+            # It may have been registered all the same, before a cancellation for instance.
             self.store.end(user, client)
             session.end()
-            raise not_registered(client, error) from error
-        except BaseException:
-            # It may have been registered before a cancellation.
-            self.store.end(user, client)
-            session.end()
+            if isinstance(error, StoreUnavailable):
+                raise not_registered(client, error) from error
             raise
         try:
             if admitted.facts.expire_at is not None:
