@@ -540,6 +540,24 @@ def test_a_signal_that_no_thread_can_be_started_for_goes_straight_to_the_server(
     assert served.heard == [(signal.SIGTERM, 0)]
 
 
+def test_a_thread_that_cannot_start_any_more_as_the_process_ends_is_no_error(
+    blocking: UserSessions, served: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    end_with_server(blocking)
+    # What else runs in a bare thread, where no test would see an error.
+    monkeypatch.setattr(
+        "usersessions.http.lifespan._thread.start_new_thread",
+        lambda begin, arguments: begin(*arguments),
+    )
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert served.heard == [(signal.SIGTERM, 0)]
+
+
 def test_a_signal_reaches_the_server_even_if_ending_the_sessions_of_threads_fails(
     blocking: UserSessions, served: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
