@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -143,7 +142,7 @@ class Asker:
             unknown = self._leases.unknown(leases)
         if not unknown:
             return True
-        asked_at = time.monotonic()
+        asked_at = self._leases.clock()
         outcome = yield from Ask([self._calls.nodes(unknown)], until)
         if not isinstance(outcome, Answers):
             return False

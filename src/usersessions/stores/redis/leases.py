@@ -36,7 +36,7 @@ class Leases:
         self._former: deque[str] = deque(maxlen=_FORMER)
         self._held: dict[str, float] = {}
         self._lost: dict[str, None] = {}
-        self._clock = clock
+        self.clock = clock
 
     @property
     def mine(self) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ class Leases:
         Args:
             asked: the leases in question.
             held: those of them that are held, and for how many more seconds.
-            asked_at: when that was asked.
+            asked_at: when that was asked, by this object's `clock`.
         """
         for lease in asked:
             self._held.pop(lease, None)
@@ -84,7 +84,7 @@ class Leases:
 
     def is_held(self, lease: str) -> bool:
         """Whether a lease is known to be held."""
-        return lease == self.own or self._held.get(lease, 0.0) > self._clock()
+        return lease == self.own or self._held.get(lease, 0.0) > self.clock()
 
     def is_lost(self, lease: str) -> bool:
         """Whether a lease is known to be lost."""

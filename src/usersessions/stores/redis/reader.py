@@ -376,7 +376,7 @@ class Reader:
         return [(user, client) for user, client in writes if found.get(client, 0) == 0]
 
     def _learn(self) -> None:
-        asked, asked_at = self._member.questions(), time.monotonic()
+        asked, asked_at = self._member.questions(), self._leases.clock()
         if asked:
             reply = self._answer(self._calls.nodes(asked))
             with self._node.lock:
