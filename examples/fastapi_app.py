@@ -13,6 +13,7 @@ token to `uni_sse` in the URL only, and access logs show URLs.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import time
@@ -25,7 +26,15 @@ import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel
 
-from usersessions import AsyncUserSessions, ConnectRefused, Identity, Key, TokenVerifier
+from usersessions import (
+    AsyncUserSessions,
+    ConnectRefused,
+    Disconnect,
+    DisconnectCode,
+    Identity,
+    Key,
+    TokenVerifier,
+)
 from usersessions.adapters.fastapi import UserSessionsRouter
 from usersessions.adapters.starlette import close_websocket
 
@@ -84,7 +93,7 @@ async def chat(websocket: WebSocket) -> None:
 
     try:
         # The first message is the token: in the URL it would end up in logs.
-        token = await websocket.receive_text()
+        token = await asyncio.wait_for(websocket.receive_text(), timeout=10)
         async with sessions.connect(
             token=token,
             transport="websocket",
@@ -99,6 +108,8 @@ async def chat(websocket: WebSocket) -> None:
                     await websocket.send_text(f"You said: {message}")
     except ConnectRefused as refused:
         await close_websocket(websocket, refused)
+    except asyncio.TimeoutError:  # whoever says nothing shall not stay for ever
+        await close_websocket(websocket, Disconnect.of(DisconnectCode.STALE))
     except WebSocketDisconnect:
         pass  # the client left before it was greeted
 

@@ -4,8 +4,9 @@
     python examples/starlette_app.py
 
 It serves the streams, the server API and the users' own `/sessions`, and holds a WebSocket at
-`/echo`. Make a token with the same secret: `usersessions gentoken -u 42` reads it from the same
-variable. Run one worker: the sessions are in the memory of one process.
+`/echo?access_token=...&app_name=...`. Make a token with the same secret:
+`usersessions gentoken -u 42` reads it from the same variable. Run one worker: the sessions are in
+the memory of one process.
 
 If you run it as `uvicorn examples.starlette_app:app`, add `--no-access-log`: browsers can hand a
 token to `uni_sse` in the URL only, and access logs show URLs.
@@ -15,15 +16,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
-from usersessions import AsyncUserSessions, ConnectRefused, Key, TokenVerifier
-from usersessions.adapters.starlette import close_websocket, lifespan, routes
+from usersessions import AsyncUserSessions, Key, TokenVerifier
+from usersessions.adapters.starlette import lifespan, routes, track
 
 
 def secret_of(name: str) -> str:
@@ -42,27 +42,10 @@ sessions = AsyncUserSessions(TokenVerifier(Key(SECRET, algorithm="HS256")))
 
 
 async def echo(websocket: WebSocket) -> None:
-    await websocket.accept()
-
-    try:
-        # The first message is the token: in the URL it would end up in logs.
-        token = await websocket.receive_text()
-        async with sessions.connect(
-            token=token,
-            transport="websocket",
-            app_name="web",
-            remote_addr=websocket.client.host if websocket.client else None,
-            user_agent=websocket.headers.get("user-agent"),
-            close=partial(close_websocket, websocket),
-        ) as session:
-            await websocket.send_text(f"Hello, user {session.user}.")
-            async for message in websocket.iter_text():
-                if session.disconnect is None:
-                    await websocket.send_text(message)
-    except ConnectRefused as refused:
-        await close_websocket(websocket, refused)
-    except WebSocketDisconnect:
-        pass  # the client left before it was greeted
+    async with track(websocket, sessions) as session:
+        await websocket.send_text(f"Hello, user {session.user}.")
+        async for message in websocket.iter_text():
+            await websocket.send_text(message)
 
 
 app = Starlette(

@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from usersessions import Closed, MemoryStore, StoreUnavailable
+from tests.http.exchange import settle
+from usersessions import Closed, Disconnect, MemoryStore, StoreUnavailable
 from usersessions.flows import Reply
 from usersessions.node import Node
-from usersessions.stores.base import Entries, StoreRequest
+from usersessions.registry import tell_all
+from usersessions.stores.base import Entries, Register, StoreRequest
 
 AWAY = "the store did not answer in time"
 
@@ -61,4 +63,17 @@ class SharedStandIn:
             raise StoreUnavailable(AWAY)
         if self.partial and isinstance(reply, (Entries, Closed)):
             return replace(reply, partial=True)
+        return reply
+
+
+class TellsAndFails(SharedStandIn):
+    """A store that has a session told to end, and then does not say that it was registered."""
+
+    async def aanswer(self, request: StoreRequest) -> Reply:
+        reply = await super().aanswer(request)
+        if isinstance(request, Register):
+            registry = self.node.registry
+            tell_all(registry.take(registry.clients()), Disconnect(4001, "moved"))
+            await settle()
+            raise StoreUnavailable(AWAY)
         return reply

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import Serve
+from tests.http.exchange import Exchange, LeapingLoop, scope
 from tests.servers import UNMEASURED, Server, python, serving, until
+from usersessions.http.asgi import Message
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -187,19 +190,17 @@ def own_app(request: pytest.FixtureRequest, serve: Serve) -> Server:
     return serve(command(request.param), env=ENVIRONMENT)
 
 
-def path_of(app: Server) -> str:
-    return "/chat" if "fastapi" in str(app.process.args) else "/echo"
-
-
 def token_of(user: str = "42") -> str:
     return jwt.encode({"sub": user}, SECRET, algorithm="HS256")
 
 
 @contextmanager
 def open_socket(app: Server, token: str | None) -> Iterator[ClientConnection]:
-    """Connect to the app's own WebSocket; None sends no token."""
-    with connect(app.url.replace("http://", "ws://") + path_of(app), proxy=None) as websocket:
-        if token is not None:
+    """Connect to the app's own WebSocket, as one says who it is there; None does not say it."""
+    is_first_message = "fastapi" in str(app.process.args)
+    path = "/chat" if is_first_message else f"/echo?app_name=web&access_token={token or ''}"
+    with connect(app.url.replace("http://", "ws://") + path, proxy=None) as websocket:
+        if is_first_message and token is not None:
             websocket.send(token)
         yield websocket
 
@@ -281,6 +282,26 @@ def test_a_websocket_that_says_nothing_is_nobody(own_app: Server) -> None:
         assert connections(own_app) == {}
     assert own_app.stop(signal.SIGINT) == 0
     assert "Traceback" not in own_app.output
+
+
+def test_a_websocket_that_goes_on_saying_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    app = import_module("examples.fastapi_app").app
+
+    async def say_nothing() -> list[Message]:
+        opened = scope("/chat", kind="websocket")
+        exchange = Exchange(app, opened, [{"type": "websocket.connect"}])
+        await exchange.end()
+        return exchange.sent
+
+    loop = LeapingLoop()
+    try:
+        sent = loop.run_until_complete(say_nothing())
+        assert sent[1:] == [{"type": "websocket.close", "code": 3502, "reason": "stale"}]
+        assert loop.time() == 10.0
+    finally:
+        loop.close()
 
 
 def test_the_streams_and_the_server_api_are_there_as_well(app: Server) -> None:

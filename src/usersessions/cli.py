@@ -26,8 +26,8 @@ import jwt
 from .config import ENVIRONMENT_PREFIX, HMAC_ALGORITHM, Settings, load
 from .errors import ConfigError, UserSessionsError, require
 from .http.base import MAX_BODY_BYTES
-from .http.watch import bound_silence
 from .models import Identity
+from .printable import printable
 from .sessions import UserSessions
 from .strictjson import JSON, dumps, loads
 from .tokens import TokenVerifier
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(sentence: str) -> int:
-    print(f"usersessions: {_printable(sentence)}", file=sys.stderr)
+    print(f"usersessions: {printable(sentence)}", file=sys.stderr)
     return 1
 
 
@@ -194,10 +194,10 @@ def _genconfig(arguments: argparse.Namespace) -> None:
             "--force replaces it, and no token made with it will be good any more"
         ) from None
     named = "" if path == Path(_CONFIG) else f" -c {shlex.quote(arguments.config)}"
-    print(f"Wrote {_printable(str(path))}, with a fresh secret and API key; only you can read it.")
+    print(f"Wrote {printable(str(path))}, with a fresh secret and API key; only you can read it.")
     print("Next, make a token and start the server:")
-    print(f"  usersessions gentoken -u 42{_printable(named)}")
-    print(f"  usersessions serve{_printable(named)}")
+    print(f"  usersessions gentoken -u 42{printable(named)}")
+    print(f"  usersessions serve{printable(named)}")
 
 
 def _write_private(path: Path, text: str, *, over: bool) -> None:
@@ -241,7 +241,7 @@ def _gentoken(arguments: argparse.Namespace) -> None:
     token = jwt.encode(claims, secret, algorithm=HMAC_ALGORITHM)
     # What the server would refuse is not handed out.
     verifier.verify(token)
-    user = f"user {_printable(arguments.user)}" if arguments.user else "anonymous user"
+    user = f"user {printable(arguments.user)}" if arguments.user else "anonymous user"
     print(f"HMAC SHA-256 JWT for {user} with expiration TTL {_duration(arguments.ttl)}:")
     print(token)
 
@@ -274,7 +274,7 @@ def _checktoken(arguments: argparse.Namespace) -> None:
     }
     for name, value in shown.items():
         if value is not None:
-            print(f"  {name:9}{_printable(value)}")
+            print(f"  {name:9}{printable(value)}")
 
 
 def _expiry(expire_at: float | None, now: float) -> str:
@@ -302,13 +302,6 @@ def _duration(seconds: int) -> str:
     if hours:
         return f"{hours}h{minute}m{second}s"
     return f"{minute}m{second}s" if minute else f"{second}s"
-
-
-def _printable(text: str) -> str:
-    """The text without what a terminal would obey instead of showing it."""
-    return "".join(
-        character if character.isprintable() else f"\\u{ord(character):04x}" for character in text
-    )
 
 
 # serve ----------------------------------------------------------------------------------------
@@ -343,8 +336,6 @@ def _serve(arguments: argparse.Namespace) -> None:
         )
     )
     sockets = _listen(settings.host, settings.port)
-    for opened in sockets:
-        bound_silence(opened, seconds=settings.ping_interval)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     if not (settings.api_key or settings.api_keys):
         logger.warning("api_key is not set: the server API refuses everybody")

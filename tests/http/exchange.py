@@ -42,8 +42,9 @@ class Exchange:
         incoming: the messages that it receives at first.
         blocks_at: the number of the message that `send` never gets rid of, counted from 0, as for
             a client that does not read; then all the others.
-        fails_at: the number of the message from which on `send` raises OSError, as servers do when
-            the client has left.
+        fails_at: the number of the message from which on `send` raises, as servers do when the
+            client has left.
+        error: what it raises then.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class Exchange:
         *,
         blocks_at: int | None = None,
         fails_at: int | None = None,
+        error: type[Exception] = OSError,
     ) -> None:
         self.sent: list[Message] = []
         self.received = 0
         self.scope = scope
         self._blocks_at = blocks_at
-        self._fails_at = fails_at
+        self._fails_at, self._error = fails_at, error
         self._incoming: asyncio.Queue[Message | Exception] = asyncio.Queue()
         for message in incoming:
             self._incoming.put_nowait(message)
@@ -96,7 +98,7 @@ class Exchange:
         await asyncio.sleep(0)
         number = len(self.sent)
         if self._fails_at is not None and number >= self._fails_at:
-            raise OSError("the client has left")
+            raise self._error("the client has left")
         if self._blocks_at is not None and number >= self._blocks_at:
             await asyncio.Event().wait()
         self.sent.append(message)

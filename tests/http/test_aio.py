@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -260,7 +261,13 @@ async def test_the_session_of_a_client_that_does_not_read_ends_as_slow(number: i
 
 @pytest.mark.parametrize("number", [0, 1], ids=["connect", "ping"])
 @pytest.mark.parametrize(
-    "error", [OSError("gone"), ConnectionResetError("reset"), TimeoutError("unacknowledged")]
+    "error",
+    [
+        OSError("gone"),
+        ConnectionResetError("reset"),
+        TimeoutError("unacknowledged"),
+        RuntimeError("after sending 'websocket.close'"),
+    ],
 )
 async def test_the_session_of_a_client_that_the_server_has_lost_just_ends(
     number: int, error: Exception
@@ -385,18 +392,52 @@ async def test_a_cancellation_of_somebody_elses_is_not_kept_by_a_block() -> None
         await task
 
 
-async def test_an_error_of_an_interrupted_block_is_its_own() -> None:
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="cancellations are not counted")
+async def test_a_task_that_is_cancelled_while_its_block_is_interrupted_is_cancelled() -> None:
     async def stuck(blocks: list[Interruptible]) -> None:
         with Interruptible() as block:
             blocks.append(block)
-            try:
-                await asyncio.Event().wait()
-            finally:
-                raise LookupError("the app's own")
+            await asyncio.Event().wait()
+
+    for times in (1, 2):
+        blocks: list[Interruptible] = []
+        task = asyncio.ensure_future(stuck(blocks))
+        await settle()
+        for _ in range(times):
+            blocks[0].interrupt()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_block_that_is_interrupted_twice_goes_on_once() -> None:
+    async def stuck(blocks: list[Interruptible]) -> None:
+        with Interruptible() as block:
+            blocks.append(block)
+            await asyncio.Event().wait()
 
     blocks: list[Interruptible] = []
     task = asyncio.ensure_future(stuck(blocks))
     await settle()
     blocks[0].interrupt()
-    with pytest.raises(LookupError):
-        await task
+    blocks[0].interrupt()
+    await task
+
+
+async def test_an_error_of_an_interrupted_block_is_its_own_and_its_task_is_not_cancelled() -> None:
+    async def stuck(blocks: list[Interruptible]) -> int:
+        with pytest.raises(LookupError), Interruptible() as block:
+            blocks.append(block)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise LookupError("the app's own")
+        # Before Python 3.11, there is no such thing.
+        cancelling: int = getattr(asyncio.current_task(), "cancelling", int)()
+        return cancelling
+
+    blocks: list[Interruptible] = []
+    task = asyncio.ensure_future(stuck(blocks))
+    await settle()
+    blocks[0].interrupt()
+    assert await task == 0

@@ -80,6 +80,13 @@ def test_over_64_kib_is_413(api: Api) -> None:
     assert (response.status, response.body) == (413, b"a request body is at most 65536 bytes\n")
 
 
+def test_an_encoded_body_is_415_for_those_who_have_a_key(api: Api) -> None:
+    encoded = {"content-encoding": "gzip"}
+    response = api(Request("POST", headers={**WITH_KEY, **encoded}, body=LIST))
+    assert (response.status, response.headers["accept-encoding"]) == (415, "identity")
+    assert api(Request("POST", headers=encoded, body=LIST)) == Response(401, b"", {})
+
+
 def test_what_is_no_json_is_400_and_says_where(api: Api) -> None:
     response = api.post(b'{"method": swordfish}')
     assert response.status == 400

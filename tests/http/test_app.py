@@ -125,6 +125,10 @@ async def test_a_mount_point_is_no_part_of_the_path(
         ("/api", b"/api", 200),
         ("/api", b"", 200),
         ("", b"/rt", 404),
+        ("/api/", b"/api%2F", 404),
+        ("/api/", b"/api%2f", 404),
+        ("/api", b"/api%2F", 404),
+        ("/api/info", b"/api/info%3F", 200),
     ],
 )
 async def test_a_slash_that_a_router_adds_or_drops_makes_no_difference(

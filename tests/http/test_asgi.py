@@ -171,7 +171,7 @@ async def test_a_response_to_nobody_is_no_error(fails_at: int) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api", "/connection/uni_sse"])
-async def test_a_client_that_leaves_before_its_request_is_whole_gets_no_answer(path: str) -> None:
+async def test_a_body_that_breaks_off_is_400_to_whoever_stands_around_the_app(path: str) -> None:
     sessions, app = make()
     incoming: list[Message] = [
         {"type": "http.request", "body": b"{}", "more_body": True},
@@ -179,8 +179,12 @@ async def test_a_client_that_leaves_before_its_request_is_whole_gets_no_answer(p
     ]
     exchange = Exchange(app, scope(path), incoming)
     await exchange.end()
-    assert exchange.sent == []
+    start, body = exchange.sent
+    assert (start["status"], body["body"]) == (400, b"the body of the request could not be read\n")
     assert sessions_held(sessions) == 0
+    exchange = Exchange(app, scope(path), incoming, fails_at=0)
+    await exchange.end()
+    assert exchange.sent == []
 
 
 # A connection -------------------------------------------------------------------------------------
@@ -534,15 +538,19 @@ async def test_a_client_that_does_not_read_its_disconnect_is_dropped_in_time(kin
 
 @EACH_KIND
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
-async def test_a_client_that_the_server_has_lost_is_no_error(kind: str, number: int) -> None:
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+async def test_a_client_that_the_server_has_lost_is_no_error(
+    kind: str, number: int, error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
     sessions, app = make()
-    connection = Connection(app, kind, {}, fails_at=number)
+    connection = Connection(app, kind, {}, fails_at=number, error=error)
     if number == 3:
         await connection.frame(1)
         await sessions.disconnect("42")
     await connection.end()
     assert len(connection.sent) == number
     assert sessions_held(sessions) == 0
+    assert caplog.records == []
 
 
 @EACH_KIND

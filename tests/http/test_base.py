@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from usersessions.http.base import MAX_BODY_BYTES, Request, Response, text
+from usersessions.http.base import MAX_BODY_BYTES, Request, Response, body_of, text
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,26 @@ def test_a_response_of_text_is_a_line_of_utf_8() -> None:
 
 def test_a_body_is_at_most_64_kib() -> None:
     assert MAX_BODY_BYTES == 64 * 1024
+
+
+@pytest.mark.parametrize("coding", [None, "", "identity", "Identity"])
+def test_a_body_is_given_as_it_came(coding: str | None) -> None:
+    headers = {} if coding is None else {"content-encoding": coding}
+    assert body_of(Request("POST", headers=headers, body=b"{}"), "a body") == b"{}"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "identity, gzip", "gzip, identity", "x"])
+@pytest.mark.parametrize("body", [b"{}", None])
+def test_a_body_with_a_content_coding_is_415_and_says_which_one_is_taken(
+    coding: str, body: bytes | None
+) -> None:
+    request = Request("POST", headers={"content-encoding": coding}, body=body)
+    assert body_of(request, "a body") == text(
+        415, "a body must have no content encoding", {"accept-encoding": "identity"}
+    )
+
+
+def test_a_body_that_is_too_large_is_413() -> None:
+    assert body_of(Request("POST", body=None), "a body") == text(
+        413, "a body is at most 65536 bytes"
+    )

@@ -14,7 +14,7 @@ from usersessions.http.connection import (
     STREAM_HEADERS,
     WEBSOCKET,
     check_origin,
-    read_request,
+    read_connect_request,
     remote_address,
 )
 from usersessions.transports.unidirectional import ConnectMessage, Transport
@@ -36,40 +36,41 @@ def test_transports_have_their_names_media_types_and_framing() -> None:
 def test_nobody_may_cache_or_hold_back_a_stream() -> None:
     assert "no-store" in STREAM_HEADERS["cache-control"]
     assert STREAM_HEADERS["x-accel-buffering"] == "no"
+    assert STREAM_HEADERS["content-encoding"] == "identity"
 
 
 @OVER_HTTP
 def test_the_body_of_a_post_is_the_connect_request(transport: Transport) -> None:
     request = Request("POST", "cf_connect=nonsense", body=b'{"token": "t", "name": "web"}')
-    assert read_request(request, transport) == ConnectMessage(token="t", name="web")
+    assert read_connect_request(request, transport) == ConnectMessage(token="t", name="web")
 
 
 def test_an_event_source_connects_with_a_query_parameter() -> None:
     request = Request("GET", "cf_connect=%7B%22token%22%3A%22t%22%7D", body=b"ignored")
-    assert read_request(request, SSE) == ConnectMessage(token="t")
+    assert read_connect_request(request, SSE) == ConnectMessage(token="t")
 
 
 @pytest.mark.parametrize("query", ["", "cf_connect=", "other=1"])
 def test_an_event_source_may_connect_without_a_request(query: str) -> None:
-    assert read_request(Request("GET", query), SSE) == ConnectMessage()
+    assert read_connect_request(Request("GET", query), SSE) == ConnectMessage()
 
 
 @pytest.mark.parametrize("query", ["cf_connect=%7B", "cf_connect=%FF", "cf_connect=[]"])
 def test_a_query_parameter_that_is_no_connect_request_is_400(query: str) -> None:
-    response = read_request(Request("GET", query), SSE)
+    response = read_connect_request(Request("GET", query), SSE)
     assert isinstance(response, Response) and response.status == 400
 
 
 @pytest.mark.parametrize("verb", ["GET", "HEAD", "PUT", "OPTIONS"])
 def test_another_verb_than_post_is_405(verb: str) -> None:
-    response = read_request(Request(verb, body=b"{}"), HTTP_STREAM)
+    response = read_connect_request(Request(verb, body=b"{}"), HTTP_STREAM)
     assert isinstance(response, Response)
     assert (response.status, response.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize("verb", ["HEAD", "PUT", "OPTIONS", "get"])
 def test_another_verb_than_get_and_post_is_405_for_sse(verb: str) -> None:
-    response = read_request(Request(verb, body=b"{}"), SSE)
+    response = read_connect_request(Request(verb, body=b"{}"), SSE)
     assert isinstance(response, Response)
     assert (response.status, response.headers["allow"]) == (405, "GET, POST")
     assert response.body == b"uni_sse takes GET, POST\n"
@@ -77,9 +78,19 @@ def test_another_verb_than_get_and_post_is_405_for_sse(verb: str) -> None:
 
 @OVER_HTTP
 def test_a_body_over_64_kib_is_413(transport: Transport) -> None:
-    response = read_request(Request("POST", body=None), transport)
+    response = read_connect_request(Request("POST", body=None), transport)
     assert isinstance(response, Response) and response.status == 413
     assert response.body == b"a connect request is at most 65536 bytes\n"
+
+
+@OVER_HTTP
+def test_an_encoded_body_is_415(transport: Transport) -> None:
+    response = read_connect_request(
+        Request("POST", headers={"content-encoding": "gzip"}, body=b"{}"), transport
+    )
+    assert isinstance(response, Response)
+    assert (response.status, response.headers["accept-encoding"]) == (415, "identity")
+    assert response.body == b"a connect request must have no content encoding\n"
 
 
 @OVER_HTTP
@@ -87,12 +98,12 @@ def test_a_body_over_64_kib_is_413(transport: Transport) -> None:
 def test_a_body_that_is_empty_malformed_or_of_wrong_types_is_400(
     transport: Transport, body: bytes
 ) -> None:
-    response = read_request(Request("POST", body=body), transport)
+    response = read_connect_request(Request("POST", body=body), transport)
     assert isinstance(response, Response) and response.status == 400
 
 
 def test_a_refused_body_is_not_shown() -> None:
-    response = read_request(Request("POST", body=b'{"token": "swordfish", "name": 1}'), SSE)
+    response = read_connect_request(Request("POST", body=b'{"token": "swordfish", "name": 1}'), SSE)
     assert isinstance(response, Response)
     assert response.body == b"name must be a string, not int\n"
 

@@ -8,11 +8,17 @@ from typing import Any
 import pytest
 
 from tests.http.exchange import Exchange, LeapingLoop, scope, sessions_held, settle
-from usersessions import AsyncUserSessions, ConnectRefused, ConnectRequest, Identity
+from usersessions import (
+    AsyncUserSessions,
+    ConnectRefused,
+    ConnectRequest,
+    Disconnect,
+    Identity,
+)
 from usersessions.http.app import UserSessionsApp
 from usersessions.http.asgi import Message, Receive, Scope, Send
 from usersessions.http.event_streams import TrackEventStreams
-from usersessions.http.tracking import SessionOver, session_of
+from usersessions.http.tracking import OWN_SEND_TIMEOUT, SessionOver, session_of
 
 pytestmark = pytest.mark.anyio
 
@@ -130,6 +136,76 @@ async def test_the_end_of_a_stream_to_a_client_that_has_left_is_no_error() -> No
     await sessions.disconnect("42")
     await exchange.end()
     assert len(exchange.sent) == 2
+
+
+@pytest.mark.parametrize("blocks_at", [0, 2])
+async def test_a_stream_whose_client_does_not_read_ends_as_slow(blocks_at: int) -> None:
+    ends: list[Disconnect] = []
+    sessions = AsyncUserSessions(
+        on_disconnect=lambda session, disconnect, lived: ends.append(disconnect)
+    )
+    began = asyncio.get_running_loop().time()
+    exchange = opened(Events(), sessions, blocks_at=blocks_at)
+    waited = 0.0
+    while not ends and waited < 2 * OWN_SEND_TIMEOUT:
+        await asyncio.sleep(0.5)
+        waited = asyncio.get_running_loop().time() - began
+    assert waited == pytest.approx(OWN_SEND_TIMEOUT + max(0, blocks_at - 1), abs=1.0)
+    assert sessions_held(sessions) == 0
+    assert ends == [Disconnect(3008, "slow")]
+    await exchange.end()
+    assert len(exchange.sent) == blocks_at
+
+
+async def test_a_response_that_is_no_event_stream_may_take_any_time() -> None:
+    took: list[float] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        took.append(asyncio.get_running_loop().time())
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_late(message: Message) -> None:
+            await asyncio.sleep(10 * OWN_SEND_TIMEOUT)
+            await send(message)
+
+        await TrackEventStreams(app, AsyncUserSessions())(scope, receive, send_late)
+
+    began = asyncio.get_running_loop().time()
+    await Exchange(slow, scope("/page", method="GET")).end()
+    assert took == [pytest.approx(began + 10 * OWN_SEND_TIMEOUT)]
+
+
+async def test_a_server_that_fails_to_receive_fails_the_app() -> None:
+    sessions, app = AsyncUserSessions(), Events()
+    exchange = opened(app, sessions)
+    await exchange.message(1)
+    exchange.push(LookupError("the server's own"))
+    with pytest.raises(LookupError):
+        await exchange.end()
+    assert (app.ended, sessions_held(sessions)) == ([asyncio.CancelledError], 0)
+
+
+async def test_a_server_that_fails_to_receive_once_a_stream_has_to_end_is_not_heard() -> None:
+    ended = []
+    for steps in range(12):
+        sessions, app = AsyncUserSessions(), Events()
+        exchange = opened(app, sessions)
+        await exchange.message(1)
+        await sessions.disconnect("42", timeout=0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        exchange.push(LookupError("the server's own"))
+        try:
+            await exchange.end()
+        except LookupError:
+            assert exchange.sent == [START, event(b"0")]
+        else:
+            assert exchange.sent == [START, event(b"0"), LAST]
+            ended.append(steps)
+        assert sessions_held(sessions) == 0
+    # At the latest once the session knows.
+    assert ended == [*range(12 - len(ended), 12)] and len(ended) > 6
 
 
 async def test_a_stream_that_is_whole_is_not_ended_again() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.standins import SharedStandIn
 from usersessions import AsyncUserSessions, ConnectRefused, Disconnect, UserSessions
 from usersessions.http.lifespan import (
     LAST_FRAMES_SECONDS,
+    drainable_lifespan,
     end_with_server,
     lifespan,
 )
@@ -282,6 +284,82 @@ def test_ours_put_back_after_its_event_loop_still_leads_to_the_server(
     assert server.heard == [(signal.SIGTERM, 0)]
 
 
+def test_a_signal_while_the_event_loop_does_not_run_goes_straight_to_the_server(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        entered = lifespan(sessions)
+        loop.run_until_complete(entered.__aenter__())
+        signal.raise_signal(signal.SIGTERM)
+        assert server.heard == [(signal.SIGTERM, 0)]
+        loop.run_until_complete(entered.__aexit__(None, None, None))
+
+
+@pytest.mark.anyio
+async def test_of_two_lifespans_over_the_same_sessions_the_last_to_end_ends_them(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    async with lifespan(sessions):
+        held = Held(sessions)
+        await held.begin()
+        async with lifespan(sessions):
+            pass
+        await settle()
+        assert held.told is None
+        async with sessions.connect(user="43", transport="test"):
+            pass
+    assert held.told == SHUTDOWN
+
+
+@pytest.mark.anyio
+async def test_a_server_that_says_before_that_it_ends_ends_the_sessions_unless_others_serve_them(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    held = Held(sessions)
+    async with (
+        drainable_lifespan(sessions) as drain,
+        drainable_lifespan(sessions) as drain_other,
+    ):
+        await held.begin()
+        await drain_other()
+        await settle()
+        assert held.told is None
+        # This one is the last that goes on.
+        await drain()
+        assert held.told == SHUTDOWN
+
+
+@pytest.mark.anyio
+async def test_who_enters_while_others_are_told_to_stop_does_not_have_them_go_on(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    async with lifespan(sessions):
+        signal.raise_signal(signal.SIGTERM)
+        await until(lambda: server.heard)
+        async with lifespan(sessions):
+            assert sessions.operations.node.draining
+    async with lifespan(sessions):
+        assert not sessions.operations.node.draining
+
+
+def test_a_lifespan_whose_event_loop_was_left_without_a_word_holds_nothing_up(
+    sessions: AsyncUserSessions, server: Handler
+) -> None:
+    left = asyncio.new_event_loop()
+    entered = lifespan(sessions)
+    left.run_until_complete(entered.__aenter__())
+
+    async def serve() -> Disconnect | None:
+        async with lifespan(sessions):
+            held = Held(sessions)
+            await held.begin()
+        return held.told
+
+    assert asyncio.run(serve()) == SHUTDOWN
+    left.run_until_complete(entered.__aexit__(None, None, None))
+    left.close()
+
+
 @pytest.mark.anyio
 async def test_two_lifespans_in_one_process_both_end_their_sessions(
     sessions: AsyncUserSessions, server: Handler
@@ -335,8 +413,10 @@ def test_in_a_thread_no_handler_is_touched_and_sessions_end_all_the_same(
 def test_a_signal_reaches_the_server_even_if_ending_the_sessions_fails(
     sessions: AsyncUserSessions, server: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    failure = LookupError("the app's own")
+
     async def fail() -> None:
-        raise LookupError
+        raise failure
 
     async def serve() -> None:
         async with lifespan(sessions):
@@ -349,7 +429,9 @@ def test_a_signal_reaches_the_server_even_if_ending_the_sessions_fails(
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
         loop.run_until_complete(serve())
+        gc.collect()
     assert len(server.heard) == 1
+    assert failures == [failure]
 
 
 ALONE = """

@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 from tests.http.exchange import Exchange, LeapingLoop, scope, sessions_held, settle
-from tests.standins import AWAY, SharedStandIn
+from tests.standins import SharedStandIn, TellsAndFails
 from usersessions import (
     AsyncUserSessions,
     ConfigError,
@@ -21,17 +21,17 @@ from usersessions import (
     Disconnect,
     Identity,
     Key,
-    StoreUnavailable,
     TokenVerifier,
 )
-from usersessions.flows import Reply
 from usersessions.http.app import UserSessionsApp
 from usersessions.http.asgi import ASGIApp, Message, Receive, Scope, Send
-from usersessions.http.base import Request
-from usersessions.http.handshakes import Handshakes, without_token
-from usersessions.http.tracking import END_TIMEOUT, TrackWebSockets, session_of
-from usersessions.registry import tell_all
-from usersessions.stores.base import Register, StoreRequest
+from usersessions.http.silence import MAX_UNACKNOWLEDGED
+from usersessions.http.tracking import (
+    END_TIMEOUT,
+    OWN_SEND_TIMEOUT,
+    TrackWebSockets,
+    session_of,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -322,6 +322,55 @@ async def test_an_app_that_goes_on_is_cancelled_in_the_end(blocks_at: int | None
     assert [KICKED] * (blocks_at is None) == exchange.sent[1:]
 
 
+@pytest.mark.parametrize("blocks_at", [0, 1, 2])
+async def test_an_app_whose_client_does_not_read_goes_on_as_after_the_end_and_its_session_is_slow(
+    blocks_at: int,
+) -> None:
+    ends: list[Disconnect] = []
+    sessions = make(on_disconnect=lambda session, disconnect, lived: ends.append(disconnect))
+    began = asyncio.get_running_loop().time()
+    exchange = opened(TrackWebSockets(echo, sessions), *map(text, "abc"), blocks_at=blocks_at)
+    await exchange.end()
+    waited = asyncio.get_running_loop().time() - began
+    assert waited == pytest.approx(OWN_SEND_TIMEOUT) and waited < MAX_UNACKNOWLEDGED
+    assert ends == [Disconnect(3008, "slow")]
+    assert (len(exchange.sent), sessions_held(sessions)) == (blocks_at, 0)
+
+
+async def test_a_message_that_its_client_reads_late_but_in_time_was_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sessions, loop = make(), asyncio.get_running_loop()
+    call_later, timers = loop.call_later, []
+
+    def noted(delay: float, *call: Any, **options: Any) -> asyncio.TimerHandle:
+        timer = call_later(delay, *call, **options)
+        if delay == OWN_SEND_TIMEOUT:
+            timers.append(timer)
+        return timer
+
+    monkeypatch.setattr(loop, "call_later", noted)
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_late(message: Message) -> None:
+            await asyncio.sleep(OWN_SEND_TIMEOUT - 0.1)
+            await send(message)
+
+        await TrackWebSockets(echo, sessions)(scope, receive, send_late)
+
+    exchange = opened(slow, *map(text, "abc"), GONE)
+    await exchange.end()
+    assert len(exchange.sent) == 4
+    # What waits with each message goes with it.
+    assert len(timers) == 4 and all(timer.cancelled() for timer in timers)
+
+
+async def test_a_message_that_the_server_does_not_take_is_an_error_of_the_app() -> None:
+    exchange = opened(TrackWebSockets(echo, make()), text("a"), fails_at=1, error=RuntimeError)
+    with pytest.raises(RuntimeError):
+        await exchange.end()
+
+
 async def test_a_websocket_that_the_app_has_closed_itself_is_not_closed_again() -> None:
     sessions = make()
 
@@ -546,31 +595,6 @@ async def test_no_log_of_the_server_sees_a_token_and_the_app_sees_its_query() ->
     assert (seen, logged) == ([QUERY], [b"room=5"])
 
 
-def test_a_query_keeps_all_but_its_token() -> None:
-    assert without_token("") == ""
-    assert without_token("access_token=a&b=%20&access%5Ftoken=c&d") == "b=%20&d"
-
-
-def test_a_handshake_may_be_told_which_client_and_which_app_it_is() -> None:
-    sessions = make()
-    handshakes = Handshakes(sessions.operations, trusted_hops=1)
-    headers = {"x-forwarded-for": "6.6.6.6, 192.0.2.7"}
-    flow = handshakes.admit(
-        Request("GET", "", headers),
-        transport="socket",
-        peer="10.0.0.1",
-        who="42",
-        client="c1",
-        app_name="web",
-        app_version="1.2",
-    )
-    with pytest.raises(StopIteration) as stopped:
-        next(flow)
-    asked = stopped.value.value.request
-    assert (asked.client, asked.name, asked.version) == ("c1", "web", "1.2")
-    assert (asked.transport, asked.remote_addr) == ("socket", "192.0.2.7")
-
-
 @pytest.mark.parametrize(
     "options", [{"allowed_origins": "https://a.example"}, {"trusted_hops": -1}]
 )
@@ -595,19 +619,6 @@ async def test_cancelling_at_any_step_leaves_no_session_and_is_not_held_up() -> 
         await asyncio.wait([exchange.task])
         assert sessions_held(sessions) == 0
     assert was_running[0]
-
-
-class TellsAndFails(SharedStandIn):
-    """A store that has a session told to end, and then does not say that it was registered."""
-
-    async def aanswer(self, request: StoreRequest) -> Reply:
-        reply = await super().aanswer(request)
-        if isinstance(request, Register):
-            registry = self.node.registry
-            tell_all(registry.take(registry.clients()), Disconnect(4001, "moved"))
-            await settle()
-            raise StoreUnavailable(AWAY)
-        return reply
 
 
 async def test_of_two_reasons_to_end_before_it_has_begun_the_first_is_told() -> None:

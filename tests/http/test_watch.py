@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import pytest
 
 from usersessions import Disconnect
-from usersessions.http.watch import ClientSocket, Watch, bound_silence, watching
+from usersessions.http.watch import ClientSocket, Watch, watching
 
 TOLD = Disconnect(3503, "force disconnect")
 LONG = 30.0
@@ -195,12 +195,3 @@ def test_what_is_no_tcp_connection_is_watched_all_the_same() -> None:
     with server, client, watching(server, silence=25) as watch:
         client.close()
         assert looked_at(watch) == (None, True)
-
-
-def test_a_system_that_cannot_give_a_connection_up_is_passed_over(
-    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    option = socket.TCP_USER_TIMEOUT
-    monkeypatch.delattr(socket, "TCP_USER_TIMEOUT")
-    bound_silence(ends[0], seconds=5)
-    assert ends[0].getsockopt(socket.IPPROTO_TCP, option) == 0

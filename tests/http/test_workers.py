@@ -125,7 +125,8 @@ def test_it_is_said_of_a_store_in_memory_alone(
     monkeypatch.setenv("WEB_CONCURRENCY", concurrency)
     with caplog.at_level(logging.WARNING):
         warn_of_other_workers(store, told=told)
-    assert [one.getMessage().startswith(SAID) for one in caplog.records] == [True] * warned
+    messages = [one.getMessage() for one in caplog.records]
+    assert [SAID in one and "RedisStore" in one for one in messages] == [True] * warned
 
 
 # Real servers -------------------------------------------------------------------------------------
@@ -162,6 +163,8 @@ def test_each_worker_of_a_real_server_says_it_once(name: str, tmp_path: Path) ->
         for _ in range(10):
             ask(server.url, "/api", body=b"{}")
         assert server.output.count(SAID) == 2
+        said = [line for line in server.output.splitlines() if SAID in line]
+        assert all("RedisStore" in line for line in said)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ async def hold_stream(
         transport: that of the stream.
         headers: the headers of the HTTP request, as `Request` has them.
         peer: the other end of the TCP connection.
-        write: sends one frame; an OSError says that the client has left.
+        write: sends one frame; an OSError or a RuntimeError says that the client has left.
         left: ends when the client has left; it is cancelled when nobody waits for that any more.
 
     Raises:
@@ -107,8 +107,8 @@ async def deliver(sending: Awaitable[None], *, session: AsyncSession | None = No
         if session is not None:
             session.tell(Disconnect.of(DisconnectCode.SLOW))
         raise ClientGone from error
-    except OSError as error:
-        # As is whatever servers raise once the client has left.
+    except (OSError, RuntimeError) as error:
+        # As is whatever servers raise once the client has left, or the connection begins to close.
         raise ClientGone from error
 
 
@@ -134,7 +134,8 @@ async def first_message(receiving: Awaitable[bytes | None]) -> ConnectMessage:
 class Interruptible:
     """A block that may be ended from outside, where it is stuck in something that does not end.
 
-    Whatever it is stuck in is cancelled, and the task goes on after the block.
+    Whatever it is stuck in is cancelled, and the task goes on after the block. If somebody else
+    cancels the task as well, it is cancelled. (Not before Python 3.11, which cannot tell.)
 
     >>> async def stuck():
     ...     with Interruptible() as block:
@@ -148,6 +149,7 @@ class Interruptible:
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         self._was_interrupted = False
+        self._cancelling: int = getattr(self._task, "cancelling", int)()
         return self
 
     def __exit__(
@@ -157,15 +159,15 @@ class Interruptible:
         trace: TracebackType | None,
     ) -> bool:
         task, self._task = self._task, None
-        if not self._was_interrupted or not isinstance(error, asyncio.CancelledError):
+        if not self._was_interrupted:
             return False
         # Python 3.10 does not count cancellations.
-        getattr(task, "uncancel", int)()
-        return True
+        left: int = getattr(task, "uncancel", int)()
+        return isinstance(error, asyncio.CancelledError) and left <= self._cancelling
 
     def interrupt(self) -> None:
-        """End the block, if it runs; from another task."""
-        if self._task is not None:
+        """End the block, if it runs, once; from another task."""
+        if self._task is not None and not self._was_interrupted:
             self._was_interrupted = True
             self._task.cancel()
 

@@ -10,7 +10,7 @@ from ..dispatch import ApiKeys, answer_batch, answer_body, answer_method
 from ..errors import JSONError
 from ..flows import Flow
 from ..operations import Operations
-from .base import MAX_BODY_BYTES, Request, Response, text
+from .base import Request, Response, body_of, text
 
 __all__ = ["ServerApi"]
 
@@ -38,15 +38,16 @@ class ServerApi:
             return text(405, "the server API takes POST", {"allow": "POST"})
         if not self._keys.match(_presented(request)):
             return Response(401)
-        if request.body is None:
-            return text(413, f"a request body is at most {MAX_BODY_BYTES} bytes")
+        body = body_of(request, "a request body")
+        if isinstance(body, Response):
+            return body
         try:
             if method is None:
-                reply = yield from answer_body(self._operations, request.body)
+                reply = yield from answer_body(self._operations, body)
             elif method == "batch":
-                reply = yield from answer_batch(self._operations, request.body)
+                reply = yield from answer_batch(self._operations, body)
             else:
-                reply = yield from answer_method(self._operations, method, request.body)
+                reply = yield from answer_method(self._operations, method, body)
         except JSONError as error:
             return text(400, str(error))
         return Response(200, reply, {"content-type": "application/json"})

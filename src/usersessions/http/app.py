@@ -8,8 +8,8 @@ from contextlib import suppress
 from ..sessions import AsyncUserSessions
 from .aio import ClientGone
 from .asgi import Receive, Scope, Send, StreamServer, path_of, read_request, send_response
-from .base import Response
-from .connection import read_request as read_connect_request
+from .base import UNREADABLE, Response
+from .connection import read_connect_request
 from .endpoints import WEBSOCKET_PATH, Endpoints
 from .lifespan import ensure_lifespan, lifespan
 
@@ -69,7 +69,12 @@ class UserSessionsApp:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = path_of(scope)
-        request = await read_request(scope, receive)
+        try:
+            request = await read_request(scope, receive)
+        except ClientGone:
+            # Nobody may read it; but for a middleware around, an app without an answer has failed.
+            await send_response(UNREADABLE, send)
+            return
         transport = self._endpoints.transport(path)
         if transport is None:
             response = await self._sessions.run(self._endpoints.answer(path, request))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from ..errors import ConnectRefused
 from ..live import AsyncSession
@@ -21,6 +22,7 @@ from .base import MAX_BODY_BYTES, MAX_DISCARDED, Request, Response
 from .connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect
 from .endpoints import Endpoints
 from .handshakes import without_token
+from .silence import bound_hidden
 
 __all__ = [
     "TRACKED",
@@ -219,6 +221,7 @@ class StreamServer:
         write: Callable[[bytes], Awaitable[None]],
         left: Callable[[], Awaitable[None]],
     ) -> Disconnect:
+        bound_hidden(scope.get("client"), seconds=self._endpoints.ping_interval)
         return await hold_stream(
             self._sessions,
             self._endpoints,
@@ -252,7 +255,7 @@ def path_of(scope: Scope) -> str:
     if root and f"{path}/".startswith(f"{root}/"):
         path = path[len(root) :]
     # Routers add or drop a slash at the end, which makes another path: see `Endpoints.answer`.
-    raw: bytes | None = scope.get("raw_path")
+    raw = unquote_to_bytes(scope.get("raw_path") or b"")
     if raw and raw.endswith(b"/") != path.endswith("/"):
         path = path.removesuffix("/") if path.endswith("/") else f"{path}/"
     return path

@@ -11,7 +11,16 @@ from urllib.parse import parse_qs
 
 from ..dispatch import MAX_BODY_BYTES
 
-__all__ = ["MAX_BODY_BYTES", "MAX_DISCARDED", "Request", "Response", "text"]
+__all__ = [
+    "MAX_BODY_BYTES",
+    "MAX_DISCARDED",
+    "UNREADABLE",
+    "Request",
+    "Response",
+    "body_of",
+    "is_encoded",
+    "text",
+]
 
 MAX_DISCARDED = 1 << 20
 """How many bytes more are read of a body that is too large.
@@ -66,3 +75,32 @@ def text(status: int, message: str, headers: Mapping[str, str] | None = None) ->
         message.encode() + b"\n",
         {"content-type": "text/plain; charset=utf-8", **(headers or {})},
     )
+
+
+UNREADABLE = text(400, "the body of the request could not be read")
+"""The answer to a body that breaks off, or is not what the server takes it for."""
+
+
+def is_encoded(headers: Mapping[str, str]) -> bool:
+    """Whether a body is compressed, or has another content coding (RFC 9110, 8.4).
+
+    >>> is_encoded({"content-encoding": "gzip"}), is_encoded({"content-encoding": "identity"})
+    (True, False)
+    """
+    return headers.get("content-encoding", "").lower() not in ("", "identity")
+
+
+def body_of(request: Request, what: str) -> bytes | Response:
+    """The body of a request, or the answer to one that is encoded or too large.
+
+    Some servers would decode it, others do not: so none is taken.
+
+    Args:
+        request: the request.
+        what: how people call its body.
+    """
+    if is_encoded(request.headers):
+        return text(415, f"{what} must have no content encoding", {"accept-encoding": "identity"})
+    if request.body is None:
+        return text(413, f"{what} is at most {MAX_BODY_BYTES} bytes")
+    return request.body

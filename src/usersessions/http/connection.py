@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from ..errors import ConnectRefused, DisconnectCode, InvalidValue
 from ..models import Disconnect
 from ..transports.unidirectional import ConnectMessage, Transport, read_connect
-from .base import MAX_BODY_BYTES, Request, Response, text
+from .base import MAX_BODY_BYTES, Request, Response, body_of, text
 
 __all__ = [
     "HTTP_STREAM",
@@ -24,8 +24,8 @@ __all__ = [
     "WEBSOCKET",
     "check_origin",
     "checked_disconnect",
+    "read_connect_request",
     "read_first_message",
-    "read_request",
     "remote_address",
 ]
 
@@ -42,23 +42,28 @@ STREAM_HEADERS: Mapping[str, str] = {
     "cache-control": "private, no-cache, no-store, must-revalidate, max-age=0",
     # nginx would otherwise hold frames back until its buffer is full.
     "x-accel-buffering": "no",
+    # So would middlewares that compress: they leave alone what has an encoding. RFC 9110, 8.4 would
+    # rather not see this one, but nobody else may tell Starlette before 1.5, and it does no harm.
+    "content-encoding": "identity",
 }
 
 
-def read_request(request: Request, transport: Transport) -> ConnectMessage | Response:
+def read_connect_request(request: Request, transport: Transport) -> ConnectMessage | Response:
     """Read the connect request of a stream, or say with which response it is refused.
 
     It is the body of a POST; for SSE, which browsers can only GET, it may be the query parameter
     `cf_connect` (without one, the request connects without a token).
     """
-    body: bytes | str | None = request.body
+    body: str | bytes | Response
     if request.method == "GET" and transport is SSE:
         body = request.parameter("cf_connect") or "{}"
     elif request.method != "POST":
         allowed = "GET, POST" if transport is SSE else "POST"
         return text(405, f"{transport.name} takes {allowed}", {"allow": allowed})
-    if body is None:
-        return text(413, f"a connect request is at most {MAX_BODY_BYTES} bytes")
+    else:
+        body = body_of(request, "a connect request")
+    if isinstance(body, Response):
+        return body
     try:
         return read_connect(body)
     except InvalidValue as error:

@@ -5,7 +5,9 @@
 2. Where its session has to end, or its client has left, the app is cancelled, as servers cancel it;
    a stream that is to end is ended properly. Neither code nor reason can be sent: they would have
    to be events of the app's own.
-3. A client that may not connect gets a response that is no stream: 503 where it may come again, or
+3. No event waits longer than `OWN_SEND_TIMEOUT` for a client that does not read: its session ends
+   with 3008 `slow`, and it is dropped.
+4. A client that may not connect gets a response that is no stream: 503 where it may come again, or
    else 403, after which browsers do not try again by themselves.
 """
 
@@ -20,7 +22,7 @@ from .aio import ClientGone, deliver
 from .asgi import TRACKED, Message, Receive, Scope, Send, Tracked, send_response
 from .base import text
 from .connection import SSE, checked_disconnect
-from .tracking import Hold, SessionOver, Tracking
+from .tracking import Hold, SessionOver, Tracking, send_in_time
 
 __all__ = ["TrackEventStreams"]
 
@@ -75,7 +77,7 @@ class _Response(Tracked):
             self._has_begun = True
         elif message["type"] == "http.response.body":
             self._is_whole = not message.get("more_body", False)
-        await self._send(message)
+        await send_in_time(self._send, message, self.session)
         if self.session is not None:
             self.session.touch()
 
@@ -109,9 +111,14 @@ class _Response(Tracked):
         self._watching = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._end(None)
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        except Exception as error:
+            if not self.ended.done():
+                self.ended.set_exception(error)
+        else:
+            self._end(None)
 
     def _end(self, disconnect: Disconnect | None) -> None:
         if not self.ended.done():

@@ -6,6 +6,8 @@
 2. Where it is not a token that says who connects, a foreign page may have had a browser send its
    cookies along: the origin is checked. That a token came as well, which says nothing then, is no
    reason not to.
+3. The app says from which of its apps, where it knows; else the client does, in the query
+   parameters `app_name` and `app_version`. What it may not say is its fault, and not the app's.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from urllib.parse import unquote_plus
 
+from ..errors import ConnectRefused, DisconnectCode, InvalidValue
 from ..flows import Flow
-from ..models import ConnectRequest, Identity
+from ..models import ConnectRequest, Identity, check_id
 from ..operations import Admitted, Operations
 from .authentication import bearer
 from .base import Request
@@ -57,7 +60,6 @@ class Handshakes:
         transport: str,
         peer: str | None,
         who: Identity | str | None = None,
-        client: str | None = None,
         app_name: str | None = None,
         app_version: str | None = None,
     ) -> Flow[Admitted]:
@@ -69,30 +71,37 @@ class Handshakes:
             peer: the other end of the TCP connection.
             who: whom the app has authenticated: their identity, or their user ID; None asks the
                 token, and without one the connect proxy.
-            client: the ID that the connection has; None draws one.
-            app_name: the client's app name.
-            app_version: the client's app version.
+            app_name: the client's app name; None is what the client says.
+            app_version: the client's app version; None is what the client says.
 
         Raises:
-            ConnectRefused: if they may not.
-            InvalidValue: if a value is outside of its bounds.
+            ConnectRefused: if they may not, or say what cannot be.
+            InvalidValue: if a value of the app's is outside of its bounds.
         """
         headers = request.headers
         token = None if who is not None else bearer(headers) or request.parameter(_PARAMETER)
         if token is None:
             check_origin(headers, self._allowed_origins)
         asked = ConnectRequest(
-            self._operations.node.client_ids.draw() if client is None else client,
+            self._operations.node.client_ids.draw(),
             transport,
             token=token,
-            name=app_name,
-            version=app_version,
+            name=_said(request, "app_name") if app_name is None else app_name,
+            version=_said(request, "app_version") if app_version is None else app_version,
             headers=headers,
             remote_addr=remote_address(peer, headers, trusted_hops=self._trusted_hops),
             user_agent=headers.get("user-agent"),
         )
         identity = Identity(who) if isinstance(who, str) else who
         return (yield from self._operations.admit(asked, identity=identity))
+
+
+def _said(request: Request, name: str) -> str | None:
+    value = request.parameter(name)
+    try:
+        return None if value is None else check_id(name, value)
+    except InvalidValue as error:
+        raise ConnectRefused(DisconnectCode.BAD_REQUEST) from error
 
 
 def without_token(query: str) -> str:

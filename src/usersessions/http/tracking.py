@@ -14,6 +14,8 @@
 4. Servers write the query into their access logs: so a token is taken out of it before the app is
    asked. The app, which may want it, has a copy of the scope that is as it came.
 5. No message of the client is lost where the app stops waiting for one.
+6. No message of the app waits longer than `OWN_SEND_TIMEOUT` for a client that does not read: its
+   session ends with 3008 `slow`, and the app goes on as after any other end.
 """
 
 from __future__ import annotations
@@ -30,19 +32,35 @@ from ..errors import ConnectRefused, DisconnectCode
 from ..live import AsyncClose, AsyncSession
 from ..models import Disconnect, Identity
 from ..sessions import AsyncUserSessions
-from .aio import ClientGone, deliver
+from .aio import ClientGone, Interruptible, deliver
 from .asgi import TRACKED, ASGIApp, Message, Receive, Scope, Send, Tracked, peer_of, read_handshake
 from .base import Request
 from .connection import checked_disconnect
 from .handshakes import Handshakes
 from .lifespan import ensure_lifespan
+from .silence import bound_hidden
 
-__all__ = ["Hold", "Identify", "SessionOver", "TrackWebSockets", "Tracking", "session_of"]
+__all__ = [
+    "Hold",
+    "Identify",
+    "SessionOver",
+    "TrackWebSockets",
+    "Tracking",
+    "send_in_time",
+    "session_of",
+]
 
 logger = logging.getLogger(__name__)
 
 END_TIMEOUT = 5.0
 """The longest that an app may go on with a WebSocket whose session has ended, in seconds."""
+
+OWN_SEND_TIMEOUT = 10.0
+"""The longest that one message of an app waits for a client to read, in seconds.
+
+It may be a big one. But it is less than `MAX_UNACKNOWLEDGED`, after which the system gives up the
+connection of a client that does not read: then nobody could tell it from one that has left.
+"""
 
 Who: TypeAlias = "Identity | str | None"
 Identify: TypeAlias = "Callable[[Scope], Who | Awaitable[Who]]"
@@ -59,6 +77,31 @@ class SessionOver(OSError):
 
     def __init__(self) -> None:
         super().__init__("the session of this connection has ended")
+
+
+async def send_in_time(send: Send, message: Message, session: AsyncSession | None) -> None:
+    """Send a message of an app's own; a session that it is held up by is told so.
+
+    Args:
+        send: the server's.
+        message: what it sends.
+        session: that of the connection; without one, the message may take any time.
+
+    Raises:
+        SessionOver: if the client does not read.
+    """
+    if session is None:
+        await send(message)
+        return
+    with Interruptible() as sending:
+        timer = asyncio.get_running_loop().call_later(OWN_SEND_TIMEOUT, sending.interrupt)
+        try:
+            await send(message)
+            return
+        finally:
+            timer.cancel()
+    session.tell(Disconnect.of(DisconnectCode.SLOW))
+    raise SessionOver
 
 
 class Tracking:
@@ -90,6 +133,7 @@ class Tracking:
         self, scope: Scope, request: Request, transport: str, *, close: AsyncClose
     ) -> AsyncGenerator[AsyncSession, None]:
         await ensure_lifespan(self._sessions)
+        bound_hidden(scope.get("client"))
         try:
             who = None if self._identify is None else self._identify(scope)
             admitted = await self._sessions.run(
@@ -140,8 +184,9 @@ class TrackWebSockets(Tracking):
     """An ASGI middleware: each WebSocket that the app accepts is a session while it is open.
 
     Who connects is said by a token, a bearer token or the query parameter `access_token`; without
-    one by the connect proxy. Nobody says from which app. Put it around all of the app or around a
-    part; other scopes, and the streams of this library, pass through.
+    one by the connect proxy. From which app, the client says in the query parameters `app_name` and
+    `app_version`. Put it around all of the app or around a part; other scopes, and the streams of
+    this library, pass through.
 
     Args:
         app: the app, or the part of it, whose WebSockets it tracks.
@@ -237,7 +282,7 @@ class _WebSocket(Tracked):
                 await self._end(checked_disconnect(refused))
         elif message["type"] == "websocket.close":
             self._is_open = False
-        await self._send(message)
+        await send_in_time(self._send, message, self.session)
         if opens:
             self._is_open = True
             if self._ended.done():
@@ -260,8 +305,7 @@ class _WebSocket(Tracked):
 
     async def _close(self) -> None:
         closing = self._send({"type": "websocket.close", **self._why()})
-        with suppress(ClientGone, RuntimeError):
-            # Servers may raise a RuntimeError where the client has left in this moment.
+        with suppress(ClientGone):
             await deliver(closing)
 
     def _why(self) -> Message:

@@ -3,8 +3,7 @@
 1. Nothing is polled where the system can say that the other end has closed its connection
    (POLLRDHUP, on Linux). A client that has closed its half only counts as gone, as it does for the
    servers on event loops.
-2. A client whose network vanished says nothing at all. So the system is asked to give a connection
-   up when what was sent has not been acknowledged for some seconds (TCP_USER_TIMEOUT, RFC 5482).
+2. A client whose network vanished says nothing at all: see `silence`.
 3. Elsewhere only writing shows that a client is gone; with gevent and eventlet, too, since what
    they put in place of `select.poll` does not know POLLRDHUP.
 4. What the system says of a connection that has failed is taken note of here. Whoever writes to it
@@ -20,22 +19,17 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import BuiltinFunctionType
 from typing import Protocol
 
 from ..models import Disconnect
+from .silence import TCPSocket, bound_silence
 
-__all__ = ["MAX_UNACKNOWLEDGED", "ClientSocket", "Watch", "bound_silence", "watching"]
-
-MAX_UNACKNOWLEDGED = 15
-"""How long what was sent may stay unacknowledged, in seconds.
-
-With the default of 25 seconds between pings, a client is missed within 40.
-"""
+__all__ = ["ClientSocket", "Watch", "watching"]
 
 
-class ClientSocket(Protocol):
+class ClientSocket(TCPSocket, Protocol):
     """A socket, as far as it is looked at here."""
 
     def fileno(self) -> int:
@@ -45,9 +39,6 @@ class ClientSocket(Protocol):
     def getsockopt(self, level: int, option: int, /) -> int:
         """An option of it."""
         ...
-
-    def setsockopt(self, level: int, option: int, value: int, /) -> None:
-        """Set an option of it."""
 
 
 class Watch(ABC):
@@ -95,20 +86,6 @@ def watching(client_socket: ClientSocket | None, *, silence: int) -> Generator[W
         yield watch
     finally:
         watch.stop()
-
-
-def bound_silence(client_socket: ClientSocket, *, seconds: int) -> None:
-    """Have a connection given up when what was sent stays unacknowledged.
-
-    Args:
-        client_socket: a TCP connection, or what accepts some, which inherit it; others, and systems
-            that cannot do so, are passed over.
-        seconds: for how long, at most `MAX_UNACKNOWLEDGED`.
-    """
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        milliseconds = 1000 * min(seconds, MAX_UNACKNOWLEDGED)
-        with suppress(OSError):
-            client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def _sees_clients() -> bool:

@@ -19,18 +19,19 @@ from typing import Any, TypeAlias
 from ..errors import ConnectRefused, DisconnectCode
 from ..sessions import UserSessions
 from ..transports.unidirectional import disconnect_frame
-from .base import MAX_BODY_BYTES, MAX_DISCARDED, Request, Response, text
+from .base import MAX_BODY_BYTES, MAX_DISCARDED, UNREADABLE, Request, Response
 from .blocking import Frames, stream_body
 from .connection import (
     STREAM_HEADERS,
     WEBSOCKET,
     checked_disconnect,
+    read_connect_request,
     read_first_message,
-    read_request,
 )
 from .endpoints import Endpoints
 from .handshakes import without_token
-from .watch import ClientSocket, Watch, bound_silence, watching
+from .silence import bound_silence
+from .watch import ClientSocket, Watch, watching
 from .workers import warn_of_other_workers
 
 __all__ = [
@@ -116,14 +117,14 @@ class UserSessionsWSGI:
             request = read_environ(environ)
         except Exception:
             # Whatever the server raises for a body that breaks off, or is not what it says.
-            return _whole(text(400, "the body of the request could not be read"))
+            return _whole(UNREADABLE, environ)
         transport = self._endpoints.transport(path)
         if transport is None:
             response = self._sessions.run(self._endpoints.answer(path, request))
-            return _whole(response)
-        message = read_request(request, transport)
+            return _whole(response, environ)
+        message = read_connect_request(request, transport)
         if isinstance(message, Response):
-            return _whole(message)
+            return _whole(message, environ)
         head = Response(200, headers={"content-type": transport.media_type, **STREAM_HEADERS})
         return head, stream_body(
             self._sessions,
@@ -172,6 +173,9 @@ def read_environ(environ: Environ) -> Request:
     """Read a whole request, but keep no more of its body than any handler takes.
 
     Its query is taken out of the environ.
+
+    Raises:
+        EOFError: if the body breaks off; the server may raise something else.
     """
     query = environ.get("QUERY_STRING", "")
     _keep_of_query(environ, "")
@@ -224,7 +228,8 @@ def _body(environ: Environ) -> Iterator[bytes]:
     left = MAX_BODY_BYTES + 1 + MAX_DISCARDED
     length = environ.get("CONTENT_LENGTH") or ""
     # Any more digits are no length, and Python would refuse to read 5000 of them.
-    if length.isascii() and length.isdigit() and len(length) < 20:
+    has_length = length.isascii() and length.isdigit() and len(length) < 20
+    if has_length:
         left = min(left, int(length))
     elif not environ.get("wsgi.input_terminated"):
         # Without a length, reading could go on into whatever comes next, or wait for ever.
@@ -232,11 +237,15 @@ def _body(environ: Environ) -> Iterator[bytes]:
     while left and (chunk := environ["wsgi.input"].read(min(left, MAX_BODY_BYTES + 1))):
         left -= len(chunk)
         yield chunk
+    if left and has_length:
+        raise EOFError("the body is shorter than its length")
 
 
-def _whole(response: Response) -> tuple[Response, Iterable[bytes]]:
+def _whole(response: Response, environ: Environ) -> tuple[Response, Iterable[bytes]]:
     headers = {**response.headers, "content-length": str(len(response.body))}
-    return Response(response.status, headers=headers), [response.body]
+    # To HEAD, a body would be read as the next answer, and not every server keeps it back.
+    body = b"" if environ["REQUEST_METHOD"] == "HEAD" else response.body
+    return Response(response.status, headers=headers), [body]
 
 
 def _path(environ: Environ) -> str:

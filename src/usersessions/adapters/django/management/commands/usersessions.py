@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from .....errors import DisconnectCode, UserSessionsError
+from .....printable import printable
 from .....records import ConnectionInfo
 from .....sessions import UserSessions
 from .....stores.memory import MemoryStore
@@ -58,14 +59,15 @@ class Command(BaseCommand):
             else:
                 partial = self._close(sessions, options)
         except UserSessionsError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(printable(str(error))) from error
         if partial:
             self.stderr.write("There may be more: not every server could be asked.")
 
     def _list(self, sessions: UserSessions, user: str) -> bool:
         found = sessions.user_connections(user)
         for client, info in found.items():
-            self.stdout.write("  ".join([client, *_columns(info)]))
+            # Clients have chosen some of it.
+            self.stdout.write(printable("  ".join([client, *_columns(info)])))
         return found.partial
 
     def _close(self, sessions: UserSessions, options: dict[str, Any]) -> bool:
@@ -73,7 +75,7 @@ class Command(BaseCommand):
         ended = sessions.disconnect(options["user"], **given)
         for what in ("closed", "unconfirmed", "not_revocable"):
             for client in getattr(ended, what):
-                self.stdout.write(f"{client}  {what.replace('_', ' ')}")
+                self.stdout.write(printable(f"{client}  {what.replace('_', ' ')}"))
         return ended.partial
 
 

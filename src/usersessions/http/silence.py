@@ -1,0 +1,128 @@
+"""Having the system give up the connections of clients whose network vanished.
+
+1. Such a client says nothing at all. So the system is asked to give its connection up when what was
+   sent has not been acknowledged for some seconds (TCP_USER_TIMEOUT, RFC 5482): then its server
+   notices, on Linux.
+2. Servers on event loops hide the socket of a connection, but say who is at its other end. So it is
+   looked for among all that the process has open: for many connections at once, and never for more
+   than a twentieth of the time.
+3. Only connections that carry a session are asked so. The others of the same server may be as
+   silent, and as slow, as they like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
+
+__all__ = ["MAX_UNACKNOWLEDGED", "TCPSocket", "bound_hidden", "bound_silence"]
+
+MAX_UNACKNOWLEDGED = 15
+"""How long what was sent may stay unacknowledged, in seconds.
+
+With the default of 25 seconds between pings, a client is missed within 40.
+"""
+
+DESCRIPTORS_AT_ONCE = 256
+"""How many file descriptors are looked at in one step of the event loop, which takes some 2 ms."""
+
+_SOON = 0.5
+# Twenty times what it takes to look at one.
+_PAUSE_PER_DESCRIPTOR = 0.0002
+# Without the flag, Python would take its default timeout to be that of each socket.
+_KIND = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
+
+_Peer: TypeAlias = "tuple[str, int]"
+
+
+class TCPSocket(Protocol):
+    """A socket, as far as it is changed here."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:
+        """Set an option of it."""
+
+
+def bound_silence(client_socket: TCPSocket, *, seconds: int) -> None:
+    """Have a connection given up when what was sent stays unacknowledged.
+
+    Args:
+        client_socket: a TCP connection; others, and systems that cannot do so, are passed over.
+        seconds: for how long, at most `MAX_UNACKNOWLEDGED`.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = 1000 * min(seconds, MAX_UNACKNOWLEDGED)
+        with suppress(OSError):
+            client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def bound_hidden(client: Any, *, seconds: int = MAX_UNACKNOWLEDGED) -> None:
+    """Have the same soon for a connection whose socket is hidden, on the event loop that serves it.
+
+    Args:
+        client: the address and the port of its other end, as the scope of an ASGI connection has
+            them; whatever else stands there is passed over.
+        seconds: as for `bound_silence`.
+    """
+    match client:
+        case [str() as host, int() as port]:
+            loop = asyncio.get_running_loop()
+            search = _searches.get(loop) or _searches.setdefault(loop, _Search())
+            search.add((host, port), seconds)
+
+
+class _Search:
+    """Looks for connections on one event loop."""
+
+    def __init__(self) -> None:
+        self._silences: dict[_Peer, int] = {}
+        self._pause = _SOON
+
+    def add(self, peer: _Peer, seconds: int) -> None:
+        if not self._silences:
+            asyncio.get_running_loop().call_later(self._pause, self._begin)
+        self._silences[peer] = seconds
+
+    def _begin(self) -> None:
+        silences, self._silences = self._silences, {}
+        descriptors = _descriptors()
+        self._pause = max(_SOON, _PAUSE_PER_DESCRIPTOR * len(descriptors))
+        self._go_on(silences, iter(descriptors))
+
+    def _go_on(self, silences: dict[_Peer, int], descriptors: Iterator[int]) -> None:
+        looked_at = 0
+        for descriptor in islice(descriptors, DESCRIPTORS_AT_ONCE):
+            looked_at += 1
+            _look_at(descriptor, silences)
+        # A process may have very many, and others are served meanwhile.
+        if silences and looked_at:
+            asyncio.get_running_loop().call_soon(self._go_on, silences, descriptors)
+
+
+_searches: WeakKeyDictionary[asyncio.AbstractEventLoop, _Search] = WeakKeyDictionary()
+
+
+def _descriptors() -> list[int]:
+    """All of this process, the newest first, as far as the system lists them."""
+    try:
+        return sorted(map(int, os.listdir("/proc/self/fd")), reverse=True)
+    except OSError:
+        return []
+
+
+def _look_at(descriptor: int, silences: dict[_Peer, int]) -> None:
+    # It may be closed meanwhile. What is no socket must not be opened and closed again: with that,
+    # the locks of this process on a file would be gone.
+    with suppress(OSError):
+        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            # Whatever its family is: the addresses of this one are the longest.
+            with socket.fromfd(descriptor, socket.AF_INET6, _KIND) as one:
+                protocol = one.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+                if protocol == socket.IPPROTO_TCP and (peer := one.getpeername()[:2]) in silences:
+                    bound_silence(one, seconds=silences.pop(peer))
