@@ -19,7 +19,7 @@ from tests.adapters.serving import Running, bearer, connections, gone, served, t
 from tests.redis_servers import RedisServer
 from tests.servers import until
 from tests.streams import WebSocket, ask, command, open_websocket
-from usersessions import AsyncUserSessions, ConfigError, RedisStore, UserSessions
+from usersessions import AsyncUserSessions, ConfigError, Identity, RedisStore, UserSessions
 from usersessions.adapters.channels import (
     UserSessionsMiddleware,
     UserSessionsRouter,
@@ -99,6 +99,27 @@ def test_a_foreign_page_cannot_use_the_session_of_a_user(channels: Running) -> N
     with opened(channels, "echo", own) as websocket:
         websocket.send(b"who")
         assert websocket.frame() == b"4218"
+
+
+def test_a_login_whose_device_is_ended_is_kept_out_and_others_of_its_user_are_not(
+    channels: Running,
+) -> None:
+    phone, web = login(channels, "4219"), login(channels, "4219")
+    with opened(channels, "echo", phone) as lost, opened(channels, "echo", web) as kept:
+        until(lambda: len(connections(channels.url, "4219")) == 2, what="the sessions")
+        kept.send(b"who")
+        assert kept.frame() == b"4219"
+        client = next(iter(connections(channels.url, "4219")))
+        ended = command(
+            channels.url, "disconnect", key=API_KEY, user="4219", client=client, revoke=True
+        )
+        assert (ended["closed"], ended["not_revocable"]) == ([client], [])
+        assert closed(lost) == channels.closing(3503, "force disconnect")
+    with opened(channels, "echo", phone) as websocket:
+        assert closed(websocket) == channels.closing(3500, "invalid token")
+    with opened(channels, "echo", web) as websocket:
+        websocket.send(b"who")
+        assert websocket.frame() == b"4219"
 
 
 @pytest.mark.parametrize("consumer", EACH)
@@ -253,9 +274,20 @@ class User:
 
 
 def test_a_user_is_known_by_the_primary_key_and_nobody_by_none() -> None:
-    assert identify_user({"type": "websocket", "user": User(7)}) == "7"
+    assert identify_user({"type": "websocket", "user": User(7)}) == Identity("7")
     assert identify_user({"type": "websocket", "user": User(None)}) is None
     assert identify_user({"type": "websocket"}) is None
+
+
+class NotRead:
+    """A session that would have to be read from a database, on the event loop."""
+
+    accessed = False
+
+
+def test_a_session_that_did_not_say_who_the_user_is_is_left_alone() -> None:
+    scope = {"type": "websocket", "user": User(7), "session": NotRead()}
+    assert identify_user(scope) == Identity("7")
 
 
 @pytest.mark.parametrize("prefix", ["live", "/live/", "/"])

@@ -7,21 +7,26 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+from django.contrib.auth import SESSION_KEY
+from django.contrib.auth.signals import user_logged_in
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 from django.urls import set_script_prefix
 
 from tests.adapters.apps import django as project
-from tests.adapters.apps.shared import SECRET, gunicorn, uvicorn
+from tests.adapters.apps.shared import API_KEY, SECRET, gunicorn, uvicorn
 from tests.adapters.serving import (
     ENVIRONMENT,
     Running,
@@ -32,11 +37,12 @@ from tests.adapters.serving import (
     served,
     token,
 )
+from tests.pages import blocks
 from tests.redis_servers import RedisServer
 from tests.secrecy import said
 from tests.servers import python, serving, until
-from tests.streams import ask, open_stream
-from usersessions import ConnectRequest, Disconnect, Identity
+from tests.streams import Stream, ask, open_stream
+from usersessions import Closed, ConnectRequest, Disconnect, Identity
 from usersessions.adapters.django import (
     get_async_sessions,
     get_sessions,
@@ -44,11 +50,15 @@ from usersessions.adapters.django import (
     with_usersessions,
 )
 from usersessions.adapters.django.apps import check_settings
+from usersessions.adapters.django.auth import identity_of
 from usersessions.adapters.django.conf import Configured
+from usersessions.adapters.django.logins import login_of, note_logins
 
 if not settings.configured:
     settings.configure()
 
+DOCS = Path(__file__).parents[2] / "docs/frameworks"
+CSRF_TOKEN = "0123456789abcdef" * 2
 TOKENS = {"TOKEN_HMAC_SECRET_KEY": SECRET}
 
 
@@ -285,7 +295,7 @@ def test_a_stream_is_not_held_back_by_the_middleware_that_compresses(wsgi: Runni
     user, headers = new_user(), {"Accept-Encoding": "gzip"}
     request = {"token": token(user)}
     with open_stream(wsgi.url, "uni_http_stream", request, headers=headers) as stream:
-        assert "content-encoding" not in stream.head.headers
+        assert stream.head.headers["content-encoding"] == "identity"
         assert list(connections(wsgi.url, user)) == [stream.client()]
 
 
@@ -299,7 +309,7 @@ def test_a_post_with_a_token_needs_no_csrf_token(path: str, wsgi: Running) -> No
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("site")
-    target = gunicorn("django_rest:wsgi", "/rt", "--threads=8")
+    target = gunicorn("django_rest:wsgi", "/rt", "--threads=16")
     with served(target, log=folder / "log", DATABASE=str(folder / "db")) as running:
         yield running
 
@@ -313,31 +323,157 @@ def test_rest_framework_knows_the_user_of_a_token(site: Running) -> None:
 
     status, shown = me(**bearer(token("1", meta={"plan": "pro"})))
     assert (status, shown) == (200, {"user": "anna", "meta": {"plan": "pro"}})
-    for user in ("2", "3", "anna", ""):
+    # What Django's field would take for a 1 is another user to everything else here.
+    for user in ("2", "3", "anna", "", "01", " 1", "\u0661"):
         assert me(**bearer(token(user)))[0] == 401
     assert me(**bearer("no-token"))[1] == {"detail": "unauthorized: the token is refused"}
     assert me()[1] == {"detail": "Authentication credentials were not provided."}
     assert me(Authorization="Basic YTpi")[0] == 401
 
 
+def log_in(site: Running, *, browser: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The cookies of a browser in which anna has just logged in, ready to send forms."""
+    answer = ask(site.server.url, "/log-in", method="GET", headers=browser)
+    session = re.search(r"sessionid=\w+", answer.headers["set-cookie"])
+    assert session is not None
+    return {"Cookie": f"{session[0]}; csrftoken={CSRF_TOKEN}", "X-CSRFToken": CSRF_TOKEN}
+
+
+def entered(site: Running, headers: dict[str, str]) -> Stream:
+    return open_stream(site.url, "uni_sse", {}, headers=headers)
+
+
+def refused(site: Running, headers: dict[str, str]) -> bytes:
+    """What a client is told that may not connect."""
+    with entered(site, headers) as stream:
+        (frame,) = stream.frames()
+        return frame
+
+
 def test_whoever_is_logged_in_may_connect(site: Running) -> None:
-    # The port is open before the worker has loaded the project.
-    found = until(
-        lambda: re.search(r"anna is logged in: (\w+)", site.server.output), what="the project"
-    )
+    anna, denied = log_in(site), last(3507, "permission denied")
+    with entered(site, anna) as stream:
+        assert list(connections(site.url, "1")) == [stream.client()]
+    _, _, session = anna["Cookie"].partition("sessionid=")
+    for cookie in ("", "sessionid=", "sessionid=no-such-session", f"other={session}"):
+        assert refused(site, {"Cookie": cookie}) == denied
+    assert refused(site, {**anna, "Origin": "https://evil.example.com"}) == denied
 
-    def first(cookie: str, **headers: str) -> bytes:
-        headers = {"Cookie": cookie, **headers}
-        with open_stream(site.url, "uni_sse", {}, headers=headers) as stream:
-            frame = stream.frame()
-            assert frame is not None
-            return frame
 
-    denied = last(3507, "permission denied")
-    assert b'{"connect":' in first(f"a=b; sessionid={found[1]}")
-    for cookie in ("", "sessionid=", "sessionid=no-such-session", f"other={found[1]}"):
-        assert first(cookie) == denied
-    assert first(f"sessionid={found[1]}", Origin="https://evil.example.com") == denied
+def test_a_device_that_its_user_ends_stays_out_until_they_log_in_there_and_others_stay(
+    site: Running,
+) -> None:
+    url, (phone, web) = site.server.url, (log_in(site), log_in(site))
+    form = {**web, "Content-Type": "application/x-www-form-urlencoded"}
+    with entered(site, phone) as lost, entered(site, web) as kept:
+        clients = [lost.client(), kept.client()]
+        listed = json.loads(ask(url, "/devices", method="GET", headers=web).body)["devices"]
+        assert [[client, current] for client, _, current in listed] == [
+            [clients[0], False],
+            [clients[1], True],
+        ]
+        ended = ask(url, "/devices", body=f"client={clients[0]}".encode(), headers=form)
+        assert [client for client, *_ in json.loads(ended.body)["devices"]] == clients[1:]
+        # It is gone by now, which is no error.
+        again = ask(url, "/devices", body=f"client={clients[0]}".encode(), headers=form)
+        assert again.status == 200
+        assert lost.frames() == [last(3503, "force disconnect")]
+        assert refused(site, phone) == last(3500, "invalid token")
+        for headers in (web, log_in(site, browser=phone)):
+            with entered(site, headers) as stream:
+                stream.client()
+        assert clients[1] in connections(site.url, "1")
+    assert ask(url, "/devices", method="GET").status == 302
+
+
+def test_logins_up_to_a_moment_are_kept_out_with_the_tokens_and_later_ones_are_not(
+    site: Running,
+) -> None:
+    before, headers = log_in(site), bearer(token("1", iat=int(time.time())))
+    with entered(site, before) as stream:
+        stream.client()
+        answer = ask(site.server.url, "/log-out-everywhere", headers=headers)
+        assert json.loads(answer.body) == {"ended": 1}
+        assert stream.frames() == [last(3500, "invalid token")]
+    assert refused(site, before) == last(3500, "invalid token")
+    with entered(site, log_in(site)) as stream:
+        stream.client()
+
+
+def test_who_logs_out_is_closed_and_cannot_come_back_by_the_cookie(site: Running) -> None:
+    url, (phone, web) = site.server.url, (log_in(site), log_in(site))
+    with entered(site, phone) as left, entered(site, web) as other:
+        for stream in (left, other):
+            stream.client()
+        assert ask(url, "/log-out", headers=phone).headers["location"] == "/"
+        for stream in (left, other):
+            assert stream.frames() == [last(3011, "force reconnect")]
+    assert refused(site, phone) == last(3507, "permission denied")
+    with entered(site, web) as stream:
+        stream.client()
+        # Nobody is logged in there any more, and nobody is closed.
+        assert ask(url, "/log-out", headers=phone).headers["location"] == "/"
+        assert len(connections(site.url, "1")) == 1
+
+
+@pytest.mark.parametrize("page", ["django", "channels"])
+def test_the_logout_of_a_page_ends_the_login_before_its_connections(
+    page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    nothing = Closed((), ())
+
+    def disconnect(user: str, **options: object) -> Closed:
+        done.append(f"disconnect {user}")
+        return nothing
+
+    sessions = SimpleNamespace(disconnect=disconnect)
+    monkeypatch.setitem(sys.modules, "live", cast(Any, SimpleNamespace(blocking_sessions=sessions)))
+    text = (DOCS / f"{page}.md").read_text()
+    names: dict[str, Any] = {"__name__": page}
+    exec(next(block.code for block in blocks(text) if "def log_out(" in block.code), names)
+    names["get_sessions"] = lambda: sessions
+    names["logout"] = lambda request: done.append("logout")
+    names["redirect"] = HttpResponse
+    request: Any = RequestFactory().post("/")
+    for pk in (7, None):
+        request.user = SimpleNamespace(pk=pk, is_authenticated=pk is not None)
+        assert names["log_out"](request).status_code == 200
+        # Who has no login is nobody, and no user of the name "None".
+        assert done == ["logout", "disconnect 7"]
+
+
+class Login(dict[str, Any]):
+    """A Django session, and the user whom it says, or something else."""
+
+    pk = 1
+
+
+def test_a_login_is_known_by_the_note_in_its_session_alone() -> None:
+    note_logins()
+    login, user = Login({SESSION_KEY: "1"}), Login()
+    request = HttpRequest()
+    # Older than the note, or made by another program.
+    assert login_of(user, login) == login_of(user, None) == Identity("1")
+    for sender in (None, HttpRequest()):
+        user_logged_in.send(sender=Login, request=sender, user=user)
+    for session in (login, empty := Login()):
+        request.session = session  # type: ignore[assignment]
+        user_logged_in.send(sender=Login, request=request, user=user)
+    assert empty == {}
+    noted = login_of(user, login)
+    assert noted.user == "1" and noted.token_id
+    assert noted.issued_at == pytest.approx(time.time(), abs=60)
+    # Another way to log in, such as a token, says who it is.
+    user.pk = 2
+    assert login_of(user, login) == Identity("2")
+
+
+def test_nobody_has_no_sessions_of_their_own() -> None:
+    request: Any = HttpRequest()
+    request.user = SimpleNamespace(is_authenticated=False, pk=None)
+    with pytest.raises(PermissionDenied):
+        identity_of(request)
 
 
 # ASGI ---------------------------------------------------------------------------------------------
@@ -353,6 +489,9 @@ def test_without_the_wrapper_a_stream_is_refused_with_what_to_do(tmp_path: Path)
         assert answer.status == 501
         assert b"application = with_usersessions(get_asgi_application())" in answer.body
         assert ask(running.url, "/api", body=b" " * 65537).status == 401
+        # In chunks, without a length.
+        key, body = {"X-API-Key": API_KEY}, [b'{"method": "in', b'fo"}']
+        assert b'"num_clients":0' in ask(running.url, "/api", body=body, headers=key).body
         for secret in ("swordfish", "several worker processes"):
             assert secret not in running.server.output
 
@@ -388,12 +527,15 @@ def test_sessions_in_memory_are_out_of_reach_for_a_command() -> None:
 def test_a_command_lists_and_closes_what_the_servers_hold(tmp_path: Path) -> None:
     target, user = project.TARGETS["django, asgi"], new_user()
     with RedisServer() as redis, served(target, log=tmp_path / "log", REDIS_URL=redis.url) as one:
-        request = {"token": token(user, jti="a", meta={"pin": "swordfish"}), "name": "web"}
+        # A client may call itself what it likes: no terminal does what that says.
+        name = "web\x1b[2J\nb"
+        request = {"token": token(user, jti="a", meta={"pin": "swordfish"}), "name": name}
         with open_stream(one.url, "uni_sse", request) as stream:
             client = stream.client()
             listed = managed("usersessions", "list", user, REDIS_URL=redis.url)
             assert listed.stderr == ""
-            shown = rf"{client}  \d{{4}}-[\d-]+ [\d:]+ UTC  uni_sse  web  127.0.0.1\n"
+            named = re.escape("web\\u001b[2J\\u000ab")
+            shown = rf"{client}  \d{{4}}-[\d-]+ [\d:]+ UTC  uni_sse  {named}  127.0.0.1\n"
             assert re.fullmatch(shown, listed.stdout)
             options = ("--client", client, "--code", "4001", "--reason", "bye", "--revoke")
             closed = managed("usersessions", "close", user, *options, REDIS_URL=redis.url)

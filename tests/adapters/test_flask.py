@@ -31,9 +31,16 @@ from tests.adapters.serving import bearer, expired_token, token
 from tests.servers import until
 from tests.standins import SharedStandIn
 from tests.streams import WebSocket, ask, open_stream, open_websocket
-from usersessions import ConfigError, Identity, Key, TokenError, TokenVerifier, UserSessions
-from usersessions.adapters import flask as adapter
-from usersessions.adapters.flask import FlaskSessions, end_with_server
+from usersessions import (
+    ConfigError,
+    Disconnect,
+    Identity,
+    Key,
+    TokenError,
+    TokenVerifier,
+    UserSessions,
+)
+from usersessions.adapters.flask import FlaskSessions, end_with_server, websockets
 from usersessions.http.lifespan import end_with_server as neutral
 from usersessions.stores.base import StoreRequest
 
@@ -88,6 +95,32 @@ def test_it_serves_several_apps_and_is_found_in_each(sessions: UserSessions) -> 
         assert app.extensions["usersessions"] is realtime
         assert app.test_client().post("/rt/api/info", headers=WITH_KEY).status_code == 200
         assert app.test_client().post("/api/info", headers=WITH_KEY).status_code == 404
+
+
+def test_one_app_may_have_two_each_of_which_knows_its_own_users() -> None:
+    app = Flask(__name__)
+    customers = FlaskSessions(new_sessions(), url_prefix="/customers", api_keys=[API_KEY])
+    staff = FlaskSessions(new_sessions(), url_prefix="/staff", name="staff", api_keys=[API_KEY])
+    for realtime in (customers, staff):
+        realtime.init_app(app)
+    assert [app.extensions[name] for name in ("usersessions", "staff")] == [customers, staff]
+
+    @app.get("/me")
+    @customers.token_required
+    def me() -> str:
+        with pytest.raises(LookupError):
+            _ = staff.identity
+        return customers.identity.user
+
+    client = app.test_client()
+    with customers.sessions.connect(user="42", transport="sse"):
+        for name, sessions in (("customers", 1), ("staff", 0)):
+            answer = client.post(
+                f"/{name}/api/user_connections", json={"user": "42"}, headers=WITH_KEY
+            )
+            assert answer.json is not None
+            assert len(answer.json["result"]["connections"]) == sessions
+    assert client.get("/me", headers=bearer(token("42"))).text == "42"
 
 
 def test_its_blueprint_may_be_nested_in_another(sessions: UserSessions) -> None:
@@ -446,7 +479,7 @@ def test_a_client_that_does_not_answer_a_close_holds_nobody_up(
     serve: Callable[[Flask], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(adapter, "CLOSE_SECONDS", 1.0)
+    monkeypatch.setattr(websockets, "CLOSE_SECONDS", 1.0)
     with Echo(realtime, serve).open(**bearer(token("42"))):
         until(lambda: sessions.user_connections("42"), what="the WebSocket to be listed")
         began = time.monotonic()
@@ -460,6 +493,55 @@ def test_a_client_that_does_not_answer_a_close_holds_nobody_up(
         for thread in reading:
             thread.join(3.0)
             assert not thread.is_alive()
+
+
+class Closed:
+    """What is seen of a WebSocket that is being closed."""
+
+    def __init__(self) -> None:
+        self.codes: list[int] = []
+        self.event = threading.Event()
+        self.connected = True
+        self.sock = socket.socket()
+        self.thread = threading.current_thread()
+
+    def close(self, code: int, reason: str) -> None:
+        self.codes.append(code)
+        self.sock.close()
+
+
+def test_a_block_that_ends_as_its_websocket_is_told_to_waits_until_it_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ws: Any = Closed()
+    closing, closings = websockets._Closing(ws), []
+    errors: list[BaseException] = []
+    is_closed: list[list[int]] = []
+
+    def end() -> None:
+        try:
+            closing.wait()
+        except BaseException as error:
+            errors.append(error)
+        is_closed.append(list(ws.codes))
+
+    ending = threading.Thread(target=end)
+
+    class Slow(threading.Thread):
+        def start(self) -> None:
+            closings.append(self)
+            ending.start()
+            # If the block does not wait, it is over by then.
+            ending.join(0.1)
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Slow)
+    closing.begin(Disconnect(4001))
+    ending.join(10.0)
+    assert (errors, is_closed) == ([], [[4001]])
+    # Once it is over, nothing more is sent.
+    closing.begin(Disconnect(4002))
+    assert len(closings) == 1
 
 
 def test_a_handler_that_only_sends_is_closed_at_once_and_listed_until_it_ends(
@@ -596,7 +678,7 @@ def test_a_stream_over_a_websocket_ignores_what_comes_after_its_connect_request(
 def test_a_stream_over_a_websocket_without_a_connect_request_is_stale(
     app: Flask, serve: Callable[[Flask], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "FIRST_MESSAGE_TIMEOUT", 0.2)
+    monkeypatch.setattr(websockets, "FIRST_MESSAGE_TIMEOUT", 0.2)
     with open_websocket(serve(app), "/connection/uni_websocket") as websocket:
         assert websocket.frame() == b'{"disconnect":{"code":3502,"reason":"stale"}}'
         assert said_to(websocket) == (3502, "stale")
@@ -644,7 +726,7 @@ def test_a_stream_over_a_websocket_keeps_no_more_of_a_message_than_anything_take
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # simple_websocket may miss to wake who waits for a message that was too large.
-    monkeypatch.setattr(adapter, "FIRST_MESSAGE_TIMEOUT", 3.0)
+    monkeypatch.setattr(websockets, "FIRST_MESSAGE_TIMEOUT", 3.0)
     seen: list[Any] = []
     receive = WebSocketServer.receive
 

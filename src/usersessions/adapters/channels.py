@@ -33,9 +33,11 @@ from ..http.asgi import ASGIApp, Message, Receive, Scope, Send, hide_token, path
 from ..http.endpoints import PATHS, WEBSOCKET_PATH
 from ..http.event_streams import TrackEventStreams
 from ..http.tracking import Identify, TrackWebSockets, session_of
+from ..models import Identity
 from ..sessions import AsyncUserSessions
 
 require("channels", extra="channels")
+from .django.logins import login_of, note_logins  # noqa: E402 - checked above
 
 __all__ = ["UserSessionsMiddleware", "UserSessionsRouter", "identify_user", "session_of"]
 
@@ -45,13 +47,16 @@ DROP_SECONDS = 1.0
 _OURS = re.compile("|".join(re.sub(r"{\w+}", "[^/]+", path) for path in (*PATHS, WEBSOCKET_PATH)))
 
 
-def identify_user(scope: Scope) -> str | None:
-    """The ID of the user whom Django has authenticated; None where nobody is logged in.
+def identify_user(scope: Scope) -> Identity | None:
+    """The user whom Django has authenticated, and their login; None where nobody is logged in.
 
     >>> identify_user({"type": "websocket"})
     """
-    user = scope.get("user")
-    return str(user.pk) if user is not None and user.is_authenticated else None
+    user, session = scope.get("user"), scope.get("session")
+    if user is None or not user.is_authenticated:
+        return None
+    # One that did not say who the user is may be in a database still, for which nobody waits here.
+    return login_of(user, session if session is not None and session.accessed else None)
 
 
 class UserSessionsMiddleware:
@@ -59,7 +64,8 @@ class UserSessionsMiddleware:
 
     Who connects is the user whom `AuthMiddlewareStack`, around it, has found. Where nobody is
     logged in, a token says it, a bearer token or the query parameter `access_token`; without one
-    the connect proxy.
+    the connect proxy. From which app, the client says in the query parameters `app_name` and
+    `app_version`.
 
     Args:
         inner: a consumer, or the `URLRouter` of some.
@@ -90,6 +96,7 @@ class UserSessionsMiddleware:
             "websocket": TrackWebSockets,
             "http": TrackEventStreams,
         }
+        note_logins()
         self._inner = inner
         self._tracked: dict[str, ASGIApp] = {
             kind: track(

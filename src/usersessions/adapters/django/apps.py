@@ -9,6 +9,7 @@ from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
 
 from .conf import configured
+from .logins import note_logins
 
 __all__ = ["UserSessionsConfig", "check_settings"]
 
@@ -21,8 +22,9 @@ class UserSessionsConfig(AppConfig):
     verbose_name = "User sessions"
 
     def ready(self) -> None:
-        """Have `manage.py check` look at the settings."""
+        """Have `manage.py check` look at the settings, and logins noted as they begin."""
         register(check_settings)
+        note_logins()
 
 
 def check_settings(**options: Any) -> list[CheckMessage]:

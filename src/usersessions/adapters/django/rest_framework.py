@@ -60,7 +60,8 @@ class BearerAuthentication(BaseAuthentication):
             user = model._default_manager.get(pk=identity.user)
         except (model.DoesNotExist, ValueError, ValidationError):
             user = None
-        if user is None or not user.is_active:
+        # A field may read other spellings of a key as well, such as "042"; here users are strings.
+        if user is None or str(user.pk) != identity.user or not user.is_active:
             raise AuthenticationFailed("the token's user is not known here, or not active")
         return user
 

@@ -2,8 +2,7 @@
 
 1. It is known who asks by a token or an API key alone, so that it needs no CSRF token, no login and
    no transaction around it. The connect proxy may read cookies, and then origins are checked.
-2. A stream holds its thread, but no database connection, and it is not compressed: GZipMiddleware
-   would hold each frame back until there are more.
+2. A stream holds its thread, but no database connection.
 3. Under ASGI, a stream is no business of Django's handler: see `asgi`.
 """
 
@@ -44,7 +43,6 @@ def serve(request: HttpRequest, path: str, **names: str) -> HttpResponseBase:
         return HttpResponse(b"".join(body), status=status, headers=headers)
     if not isinstance(request, WSGIRequest):
         return HttpResponse(_NEEDS_ASGI, status=501, content_type="text/plain; charset=utf-8")
-    request.META.pop("HTTP_ACCEPT_ENCODING", None)
     close_old_connections()
     return StreamingHttpResponse(body, status=status, headers=headers)
 
@@ -62,6 +60,12 @@ def _environ(request: HttpRequest) -> dict[str, Any]:
             environ["wsgi.input"] = request
     else:
         request.scope["query_string"] = b""  # type: ignore[attr-defined]  # an ASGIRequest
-        # That other processes serve as well is what Django always says here.
-        environ = {**request.META, "wsgi.input": request, "wsgi.multiprocess": False}
+        environ = {
+            **request.META,
+            "wsgi.input": request,
+            # All of the body is there, also where nothing said its length.
+            "wsgi.input_terminated": True,
+            # That other processes serve as well is what Django always says here.
+            "wsgi.multiprocess": False,
+        }
     return environ

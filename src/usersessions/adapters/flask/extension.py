@@ -1,55 +1,32 @@
-"""Flask: an extension, for its views and for the WebSockets of flask-sock.
-
-1. A WebSocket is closed by a thread of its own: whoever tells its session to end is not held up by
-   a client that does not read.
-2. flask-sock takes `ConnectionClosed` for the end of a WebSocket, and goes on in silence: that is
-   what a handler gets whose session has ended, or may not be.
-"""
+"""What an app holds: a blueprint that serves it all, guards for views, sessions of WebSockets."""
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Callable, Collection, Generator, Iterable
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec
 
-from ..errors import ConnectRefused, require
-from ..http import base
-from ..http.aio import FIRST_MESSAGE_TIMEOUT
-from ..http.authentication import Refusal, authenticate
-from ..http.blocking import send_all
-from ..http.connection import checked_disconnect
-from ..http.endpoints import PATHS, WEBSOCKET_PATH
-from ..http.handshakes import Handshakes
-from ..http.lifespan import end_with_server
-from ..http.signals import server_is_listening
-from ..http.watch import Watch
-from ..http.wsgi import UserSessionsWSGI, peer_of, read_handshake, read_headers
-from ..live import Session
-from ..models import Disconnect, Identity
-from ..sessions import UserSessions
+from flask import Blueprint, Flask, Response, current_app, g, request
+from flask.typing import ResponseReturnValue
+from flask_sock import Sock  # type: ignore[import-untyped]
+from simple_websocket import Server  # type: ignore[import-untyped]
 
-require("flask", extra="flask")
-require("flask_sock", extra="flask")
-from flask import Blueprint, Flask, Response, current_app, g, request  # noqa: E402 - checked above
-from flask.typing import ResponseReturnValue  # noqa: E402
-from flask_sock import Sock  # type: ignore[import-untyped]  # noqa: E402
-from simple_websocket import (  # type: ignore[import-untyped]  # noqa: E402
-    ConnectionClosed,
-    Server,
-)
+from ...http import base
+from ...http.authentication import Refusal, authenticate
+from ...http.endpoints import PATHS, WEBSOCKET_PATH
+from ...http.handshakes import Handshakes
+from ...http.lifespan import end_with_server
+from ...http.signals import server_is_listening
+from ...http.wsgi import UserSessionsWSGI, peer_of, read_handshake, read_headers
+from ...live import Session
+from ...models import Identity
+from ...sessions import UserSessions
+from .websockets import carry_stream, hold_websocket
 
-__all__ = ["FlaskSessions", "end_with_server"]
+__all__ = ["FlaskSessions"]
 
 P = ParamSpec("P")
-
-CLOSE_SECONDS = 5.0
-"""The longest that a WebSocket waits for its client to read that it is closed."""
-
-# For a connection that ended without a close frame (RFC 6455, 7.4.1); an int serves as the enum.
-_ABNORMAL_CLOSURE: Any = 1006
 
 
 class FlaskSessions:
@@ -58,9 +35,13 @@ class FlaskSessions:
     It serves them from a blueprint, and has what an app needs for endpoints of its own:
     `token_required` and `track`. Flask has it as `app.extensions["usersessions"]`.
 
+    One app may have several, such as one for customers and one for staff, each with a name and a
+    prefix of its own.
+
     Args:
         sessions: what it serves.
         url_prefix: the path under which it is served.
+        name: what its blueprint is called, and Flask's entry for it in `app.extensions`.
         api_keys: this and the others are those of `UserSessionsWSGI`.
 
     Attributes:
@@ -69,6 +50,7 @@ class FlaskSessions:
 
     Raises:
         ConfigError: if a value is outside of its bounds.
+        ValueError: if `name` is none that Flask takes for a blueprint.
 
     >>> app = Flask("shop")
     >>> realtime = FlaskSessions(UserSessions(), api_keys=["an-api-key-of-yours"])
@@ -82,12 +64,15 @@ class FlaskSessions:
         sessions: UserSessions,
         *,
         url_prefix: str | None = None,
+        name: str = "usersessions",
         api_keys: Iterable[str] = (),
         ping_interval: int = 25,
         allowed_origins: Collection[str] = (),
         trusted_hops: int = 0,
     ) -> None:
         self.sessions = sessions
+        # Where `g` has who makes the request.
+        self._place = f"{name}_identity"
         origins: dict[str, Any] = {
             "allowed_origins": allowed_origins,
             "trusted_hops": trusted_hops,
@@ -96,7 +81,7 @@ class FlaskSessions:
         self._served = UserSessionsWSGI(
             sessions, api_keys=api_keys, ping_interval=ping_interval, **origins
         )
-        self.blueprint = Blueprint("usersessions", __name__, url_prefix=url_prefix)
+        self.blueprint = Blueprint(name, __name__, url_prefix=url_prefix)
         for path in PATHS:
             self.blueprint.add_url_rule(
                 path.replace("{", "<").replace("}", ">"),
@@ -113,7 +98,7 @@ class FlaskSessions:
         3001 `shutdown` when it is told to stop; for other servers, see `end_with_server`.
         """
         app.register_blueprint(self.blueprint)
-        app.extensions["usersessions"] = self
+        app.extensions[self.blueprint.name] = self
         if server_is_listening():
             end_with_server(self.sessions)
 
@@ -139,7 +124,7 @@ class FlaskSessions:
             who = self.sessions.run(authenticate(self.sessions.operations, headers))
             if isinstance(who, Refusal):
                 return _response(who.response, [who.response.body])
-            g.usersessions_identity = who
+            setattr(g, self._place, who)
             answer: ResponseReturnValue = current_app.ensure_sync(view)(*args, **kwargs)
             return answer
 
@@ -152,7 +137,7 @@ class FlaskSessions:
         Raises:
             LookupError: in any other.
         """
-        found: Identity | None = g.get("usersessions_identity")
+        found: Identity | None = g.get(self._place)
         if found is None:
             raise LookupError("nobody is known here: guard this view with token_required")
         return found
@@ -176,8 +161,8 @@ class FlaskSessions:
             ws: what flask-sock gave the handler.
             who: whom the app has authenticated: their identity, or their user ID; None asks the
                 token.
-            app_name: the client's app name.
-            app_version: the client's app version.
+            app_name: the client's app name; None takes the query parameter `app_name`.
+            app_version: the client's app version; None takes the query parameter `app_version`.
 
         Raises:
             ConnectionClosed: if the client may not connect; it was told why.
@@ -199,24 +184,8 @@ class FlaskSessions:
             app_name=app_name,
             app_version=app_version,
         )
-        closing = _Closing(ws)
-        with ExitStack() as held:
-            held.callback(closing.wait)
-            try:
-                admitted = self.sessions.run(flow)
-                session = held.enter_context(self.sessions.hold(admitted, close=closing.begin))
-            except ConnectRefused as refused:
-                why: Any = checked_disconnect(refused)
-                _close(ws, why)
-                raise ConnectionClosed(why.code, why.reason) from refused
-            try:
-                yield session
-            except OSError as error:
-                # What the socket raises where something is sent to a client that has just left, or
-                # to one that is being told to.
-                if session.disconnect is None and _is_connected(ws):
-                    raise
-                raise ConnectionClosed(_ABNORMAL_CLOSURE) from error
+        with hold_websocket(ws, self.sessions, flow) as session:
+            yield session
 
     def _serve(self, **names: str) -> Response:
         # Its blueprint, and those around it, stand before the last dot.
@@ -224,77 +193,7 @@ class FlaskSessions:
         return _response(*self._served.respond(request.environ, path.format(**names)))
 
     def _stream(self, ws: Server) -> None:
-        # Until a message is whole, all of it is kept; one that is just too large is told so.
-        ws.max_message_size = base.MAX_BODY_BYTES + 1
-        first = ws.receive(timeout=FIRST_MESSAGE_TIMEOUT)
-        message = first.encode() if isinstance(first, str) else first
-        frames = self._served.websocket(ws.environ, message, _WebSocketWatch(ws))
-        with suppress(OSError):
-            why = send_all(frames, lambda frame: ws.send(frame.decode()))
-            if why is not None:
-                _close(ws, why)
-
-
-class _WebSocketWatch(Watch):
-    """Waits for the event that is set by whatever the reading thread of a WebSocket hears."""
-
-    sees_client = True
-
-    def __init__(self, ws: Server) -> None:
-        super().__init__()
-        self._ws = ws
-
-    def _wake(self) -> None:
-        self._ws.event.set()
-
-    def wait(self, seconds: float) -> None:
-        self._ws.event.wait(seconds)
-        self._ws.event.clear()
-        # What comes after the connect request is ignored, and must not pile up.
-        self._ws.input_buffer.clear()
-        self.client_is_gone = not self._ws.connected
-
-
-class _Closing:
-    """Closes a WebSocket in a thread of its own."""
-
-    def __init__(self, ws: Server) -> None:
-        self._ws = ws
-        self._thread: threading.Thread | None = None
-
-    def begin(self, why: Disconnect) -> None:
-        self._thread = threading.Thread(target=_close, args=(self._ws, why), daemon=True)
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Wait until it is closed, if it is being closed: a server must send nothing after that."""
-        if self._thread is not None:
-            self._thread.join()
-
-
-def _close(ws: Any, why: Disconnect) -> None:
-    # What the handler is told as well.
-    ws.close_reason, ws.close_message = why.code, why.reason
-    # Whatever it raises: the client leaves in this moment, or does not read.
-    with suppress(Exception):
-        ws.sock.settimeout(CLOSE_SECONDS)
-        ws.close(why.code, why.reason)
-        ws.event.set()
-        # Time for the client to answer.
-        ws.thread.join(CLOSE_SECONDS)
-    # A handler that is stuck as it sends goes on once the connection is gone.
-    ws.connected = False
-    ws.event.set()
-    with suppress(OSError):
-        ws.sock.shutdown(socket.SHUT_RDWR)
-
-
-def _is_connected(ws: Any) -> bool:
-    try:
-        ws.sock.getpeername()
-    except OSError:
-        return False
-    return True
+        carry_stream(ws, self._served)
 
 
 def _response(head: base.Response, body: Iterable[bytes]) -> Response:
