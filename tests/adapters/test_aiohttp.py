@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import socket
@@ -14,14 +15,24 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from tests.adapters.apps.shared import API_KEY, SECRET, new_sessions
 from tests.adapters.serving import SHUTDOWN, bearer, token
-from tests.http.exchange import sessions_held
+from tests.http.exchange import sessions_held, settle
 from tests.servers import python
 from tests.standins import SharedStandIn
 from tests.streams import KINDS, Answer, Stream, WebSocket, ask, open_stream, open_websocket
-from usersessions import AsyncUserSessions, ConfigError, Disconnect, Identity, Key, TokenVerifier
+from usersessions import (
+    AsyncSession,
+    AsyncUserSessions,
+    ConfigError,
+    Disconnect,
+    Identity,
+    Key,
+    TokenVerifier,
+    callbacks,
+)
 from usersessions.adapters.aiohttp import current_identity, setup, track
 from usersessions.adapters.aiohttp import serving as adapter
 from usersessions.http import aio
@@ -291,10 +302,12 @@ async def test_a_connection_that_is_over_before_its_stream_began_leaves_nothing(
 # Requests -----------------------------------------------------------------------------------------
 
 
-async def test_a_body_that_is_not_encoded_as_it_says_is_400(held: Held) -> None:
+async def test_a_body_is_refused_before_aiohttp_decodes_it(held: Held) -> None:
+    headers = {"Content-Encoding": "gzip", "X-API-Key": API_KEY}
     async with serving(held.setup(api_keys=[API_KEY])) as served:
-        answer = await served.ask("/api", body=b"{}", headers={"Content-Encoding": "gzip"})
-        assert answer.status == 400
+        for body in (b"no gzip at all", gzip.compress(b'{"method": "info"}')):
+            answer = await served.ask("/api", body=body, headers=headers)
+            assert (answer.status, answer.headers["accept-encoding"]) == (415, "identity")
 
 
 async def test_a_client_that_leaves_before_its_request_is_whole_is_no_error(
@@ -471,6 +484,38 @@ async def test_a_session_that_is_told_to_end_before_its_websocket_is_open_ends(h
             assert await asyncio.to_thread(websocket.frames) == []
             assert websocket.closed == (3503, "force disconnect")
     assert ran == [Disconnect(3503, "force disconnect")]
+
+
+async def test_nothing_waits_for_a_websocket_that_is_given_up_before_it_is_open() -> None:
+    is_in = asyncio.Event()
+
+    async def never_done(session: AsyncSession) -> None:
+        is_in.set()
+        await asyncio.Event().wait()
+
+    sessions = AsyncUserSessions(on_connect=never_done)
+    shaken = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg==",
+    }
+
+    async def own() -> None:
+        request = make_mocked_request("GET", "/own", headers=shaken)
+        async with track(request, web.WebSocketResponse(), sessions, who="42"):
+            raise AssertionError("it was opened")
+
+    handling = asyncio.ensure_future(own())
+    await is_in.wait()
+    running = set(callbacks._running)
+    await sessions.disconnect("42", timeout=0)
+    await settle()
+    (closing,) = callbacks._running - running
+    handling.cancel()
+    await asyncio.wait((handling, closing), timeout=5.0)
+    assert closing.done()
+    assert sessions_held(sessions) == 0
 
 
 async def test_what_is_no_handshake_is_400_and_never_a_session(held: Held) -> None:

@@ -1,13 +1,17 @@
 """FastAPI: the router, its documentation and dependencies; and Starlette's routes as they are."""
 
 import json
+import logging
+import re
 import subprocess
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pytest
-from fastapi import Depends, FastAPI, WebSocket
+from fastapi import Depends, FastAPI, Header, HTTPException, WebSocket
+from fastapi.middleware.gzip import GZipMiddleware
 from pydantic import TypeAdapter
 
 from tests.adapters.apps.shared import API_KEY, SECRET
@@ -26,6 +30,7 @@ from usersessions.adapters.starlette import lifespan, routes
 from usersessions.commands import Command
 from usersessions.stores.base import CheckIdentity
 
+DOCS = Path(__file__).parent.parent.parent / "docs"
 VERIFIER = TokenVerifier(Key(SECRET, algorithm="HS256"))
 
 
@@ -63,7 +68,7 @@ def test_each_command_is_documented_with_its_parameters_its_result_and_its_key()
         assert content["schema"].get("properties", {}).keys() == fields
         assert operation["summary"] and operation["description"].endswith(".")
         assert operation["security"] == [{"ServerAPIKey": []}]
-        assert operation["responses"].keys() == {"200", "400", "401", "413"}
+        assert operation["responses"].keys() == {"200", "400", "401", "413", "415"}
 
 
 def test_own_sessions_and_streams_are_documented() -> None:
@@ -76,6 +81,37 @@ def test_own_sessions_and_streams_are_documented() -> None:
     assert paths["/connection/uni_sse"].keys() == {"get", "post"}
     stream = paths["/connection/uni_sse"]["get"]["responses"]["200"]
     assert list(stream["content"]) == ["text/event-stream"]
+
+
+def test_each_operation_says_what_it_takes() -> None:
+    app, _ = included(AsyncUserSessions())
+    for path, verbs in app.openapi()["paths"].items():
+        for verb, operation in verbs.items():
+            assert ("requestBody" in operation) == (verb == "post"), (verb, path)
+            parameters = operation.get("parameters", [])
+            named = {one["name"] for one in parameters if one["in"] == "path" and one["required"]}
+            assert named == set(re.findall(r"{(\w+)}", path))
+            asked = {one["name"] for one in parameters if one["in"] == "query"}
+            assert asked == QUERIES.get((verb, path), set())
+
+
+QUERIES = {
+    ("get", "/sessions"): {"current"},
+    ("delete", "/sessions"): {"current"},
+    ("get", "/connection/uni_sse"): {"cf_connect"},
+}
+
+
+@pytest.mark.parametrize("page", ["server-api.md", "own-sessions.md"])
+def test_each_request_that_a_page_tells_of_is_documented(page: str) -> None:
+    app, _ = included(AsyncUserSessions())
+    paths = app.openapi()["paths"]
+    told = re.findall(r"`(GET|POST|DELETE) (/[\w/{}]+)`", (DOCS / page).read_text())
+    assert told
+    for verb, path in told:
+        # M is any method, as it is on the page.
+        for command in get_args(Command):
+            assert verb.lower() in paths[re.sub(r"\bM$", command.method, path)]
 
 
 def test_whatever_the_documentation_refers_to_is_in_it() -> None:
@@ -110,19 +146,20 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_real_answers_are_what_the_documentation_says(url: str) -> None:
     user = new_user()
     params = {"user": user, "uid": "an-id", "expire_at": 32503680000}
+    asked = {**params, "method": "info", "commands": [{"info": {}}, {"no": {}}]}
     key = {"X-API-Key": API_KEY}
     bearer = {"Authorization": f"Bearer {token(user)}"}
     with open_stream(f"{url}/rt", "uni_sse", {"token": token(user, meta=[1])}) as stream:
         client = stream.client()
         tried = 0
         for operation in operations():
-            if operation.path.startswith("/connection/") or operation.path == "/api":
+            if operation.path.startswith("/connection/"):
                 continue
             answer = ask(
                 url,
                 "/rt" + operation.path.format(client=client),
                 method=operation.verb,
-                body=b"" if operation.verb == "GET" else json.dumps(params).encode(),
+                body=b"" if operation.verb == "GET" else json.dumps(asked).encode(),
                 headers={**key, **bearer},
             )
             model = operation.documentation["responses"][answer.status]["model"]
@@ -131,7 +168,7 @@ def test_real_answers_are_what_the_documentation_says(url: str) -> None:
             shown = TypeAdapter(model).dump_json(checked, exclude_unset=True)
             assert json.loads(shown) == json.loads(answer.body)
             tried += 1
-        assert tried == len(get_args(Command)) + 3
+        assert tried == len(get_args(Command)) + 5
 
 
 def test_the_page_of_the_documentation_is_served(url: str) -> None:
@@ -188,6 +225,54 @@ async def test_the_router_brings_its_lifespan_and_leaves_the_apps_own(kind: str)
     await connection.end()
     assert connection.frames[1:] == [{"disconnect": {"code": 3001, "reason": "shutdown"}}]
     assert said == ["start", "end"]
+
+
+@pytest.mark.anyio
+async def test_a_middleware_that_compresses_holds_no_frame_back() -> None:
+    sessions = AsyncUserSessions(connect_proxy=lambda request: Identity("42"))
+    app, _ = included(sessions)
+    app.add_middleware(GZipMiddleware)
+    accepting = [(b"accept-encoding", b"gzip")]
+    stream = Connection(app, "uni_http_stream", {}, headers=accepting)
+    assert "connect" in await stream.frame(0)
+    await sessions.disconnect("42")
+    await stream.end()
+    assert "disconnect" in stream.frames[1]
+
+
+def knows_the_word(word: Annotated[str, Header()]) -> None:
+    if word != "sesame":
+        raise HTTPException(403)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", Connection.KINDS)
+async def test_dependencies_that_the_router_is_included_with_guard_each_stream(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sessions = AsyncUserSessions(connect_proxy=lambda request: Identity("42"))
+    app = FastAPI()
+    app.include_router(UserSessionsRouter(sessions), dependencies=[Depends(knows_the_word)])
+
+    def connect(word: bytes, **options: Any) -> Connection:
+        return Connection(app, kind, {}, headers=[(b"word", word)], **options)
+
+    refused = connect(b"wheat")
+    await refused.end()
+    assert refused.sent[0]["status"] == 403
+    let_in = connect(b"sesame")
+    assert "connect" in await let_in.frame(0)
+    await sessions.disconnect("42")
+    await let_in.end()
+    assert let_in.frames[1:] == [{"disconnect": {"code": 3503, "reason": "force disconnect"}}]
+    assert let_in.was_ended
+    left = connect(b"sesame")
+    await left.frame(0)
+    left.leave()
+    await left.end()
+    await connect(b"sesame", fails_at=1).end()
+    assert sessions_held(sessions) == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # Dependencies -------------------------------------------------------------------------------------

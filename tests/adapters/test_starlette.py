@@ -22,6 +22,7 @@ from tests.adapters.serving import ENVIRONMENT, SHUTDOWN, new_user, token
 from tests.conftest import Serve
 from tests.http.exchange import Connection, Exchange, scope, sessions_held, settle
 from tests.servers import python
+from tests.standins import TellsAndFails
 from tests.streams import ask, open_stream
 from usersessions import (
     AsyncSession,
@@ -33,6 +34,7 @@ from usersessions import (
     Key,
     SessionLimit,
     TokenVerifier,
+    callbacks,
 )
 from usersessions.adapters.starlette import (
     close_websocket,
@@ -285,6 +287,81 @@ async def test_a_websocket_that_is_told_to_end_before_it_is_accepted_is_closed_a
         exchange.push({"type": "websocket.disconnect", "code": 1000})
         await exchange.end()
     assert sessions_held(sessions) == 0
+
+
+@pytest.mark.anyio
+async def test_nothing_waits_for_a_websocket_that_is_given_up_before_it_is_accepted() -> None:
+    is_in = asyncio.Event()
+
+    async def never_done(session: AsyncSession) -> None:
+        is_in.set()
+        await asyncio.Event().wait()
+
+    sessions = AsyncUserSessions(on_connect=never_done)
+
+    async def own(websocket: WebSocket) -> None:
+        async with track(websocket, sessions, who="42"):
+            raise AssertionError("it was accepted")
+
+    app = Starlette(routes=[WebSocketRoute("/own", own)])
+    exchange = Exchange(app, scope("/own", kind="websocket"), [{"type": "websocket.connect"}])
+    await is_in.wait()
+    running = set(callbacks._running)
+    await sessions.disconnect("42", timeout=0)
+    await settle()
+    (closing,) = callbacks._running - running
+    exchange.task.cancel()
+    await asyncio.wait((exchange.task, closing), timeout=5.0)
+    assert closing.done()
+    assert (exchange.sent, sessions_held(sessions)) == ([], 0)
+
+
+@pytest.mark.anyio
+async def test_a_websocket_that_is_told_to_end_and_refused_as_well_is_accepted_first() -> None:
+    sessions = AsyncUserSessions(store=TellsAndFails())
+
+    async def own(websocket: WebSocket) -> None:
+        async with track(websocket, sessions, who="42"):
+            raise AssertionError("it was let in")
+
+    app = Starlette(routes=[WebSocketRoute("/own", own)])
+    exchange = Exchange(app, scope("/own", kind="websocket"), [{"type": "websocket.connect"}])
+    running = set(callbacks._running)
+    await exchange.end()
+    await settle()
+    assert [(message["type"], message.get("code")) for message in exchange.sent] == [
+        ("websocket.accept", None),
+        ("websocket.close", 3004),
+    ]
+    assert callbacks._running <= running
+
+
+@pytest.mark.anyio
+async def test_where_nobody_runs_a_lifespan_the_first_websocket_has_signals_heard() -> None:
+    sessions = AsyncUserSessions()
+    heard: list[int] = []
+
+    async def own(websocket: WebSocket) -> None:
+        async with track(websocket, sessions, who="42"):
+            await websocket.receive_text()
+
+    # The lifespan of an app that is mounted is run by nobody.
+    mounted = Starlette(routes=[WebSocketRoute("/own", own)], lifespan=lifespan(sessions))
+    app = Starlette(routes=[Mount("/v1", mounted)])
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        exchange = Exchange(
+            app, scope("/v1/own", kind="websocket"), [{"type": "websocket.connect"}]
+        )
+        await exchange.message(0)
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == []
+        told = await exchange.message(1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told == {"type": "websocket.close", "code": 3001, "reason": "shutdown"}
+    exchange.push({"type": "websocket.disconnect", "code": 3001})
+    await exchange.end()
 
 
 @pytest.mark.anyio

@@ -15,7 +15,9 @@ from ..http.authentication import Refusal, authenticate
 from ..http.connection import checked_disconnect
 from ..http.endpoints import NAMELESS_PATH, PATHS, WEBSOCKET_PATH
 from ..http.handshakes import Handshakes
+from ..http.lifespan import ensure_lifespan
 from ..http.lifespan import lifespan as hold
+from ..http.silence import bound_hidden
 from ..live import AsyncSession
 from ..models import Disconnect, Identity
 from ..sessions import AsyncUserSessions
@@ -112,8 +114,8 @@ async def track(
         who: whom the app has authenticated: their identity, or their user ID; None asks the bearer
             token, or the query parameter `access_token`, and without one the connect proxy.
         subprotocol: the WebSocket subprotocol to accept with.
-        app_name: the client's app name.
-        app_version: the client's app version.
+        app_name: the client's app name; None takes the query parameter `app_name`.
+        app_version: the client's app version; None takes the query parameter `app_version`.
         allowed_origins: origins whose pages may connect without a token, such as
             `"https://app.example.com"`; the page's own host always may.
         trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`.
@@ -121,7 +123,7 @@ async def track(
     Raises:
         WebSocketException: if the client may not connect; Starlette closes the WebSocket with it.
         ConfigError: if `allowed_origins` or `trusted_hops` is not what it has to be.
-        InvalidValue: if another value is outside of its bounds.
+        InvalidValue: if another value of these is outside of its bounds.
 
     >>> async def chat(websocket):
     ...     async with track(websocket, sessions) as session:
@@ -133,10 +135,13 @@ async def track(
     handshakes = Handshakes(
         sessions.operations, allowed_origins=allowed_origins, trusted_hops=trusted_hops
     )
-    accepted, block = asyncio.Event(), Interruptible()
+    await ensure_lifespan(sessions)
+    bound_hidden(websocket.scope.get("client"))
+    accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    block = Interruptible()
 
     async def close(disconnect: Disconnect) -> None:
-        await accepted.wait()
+        await accepted
         try:
             await deliver(close_websocket(websocket, disconnect))
         except ClientGone:
@@ -144,6 +149,8 @@ async def track(
             block.interrupt()
 
     async with AsyncExitStack() as held:
+        # Where it is never accepted, there is nothing to close, and nobody waits on.
+        held.callback(accepted.cancel)
         try:
             admission = handshakes.admit(
                 handshake,
@@ -157,13 +164,10 @@ async def track(
             session = await held.enter_async_context(sessions.hold(admitted, close=close))
         except ConnectRefused as refused:
             told = checked_disconnect(refused)
-            accepted.set()
             await websocket.accept(subprotocol)
             raise WebSocketException(told.code, told.reason) from None
-        try:
-            await websocket.accept(subprotocol)
-        finally:
-            accepted.set()
+        await websocket.accept(subprotocol)
+        accepted.set_result(None)
         try:
             with block, suppress(WebSocketDisconnect):
                 yield session

@@ -18,11 +18,11 @@ from aiohttp import WSMsgType, web
 
 from ...errors import ConnectRefused
 from ...http.aio import ClientGone, deliver, first_message, hold_stream
-from ...http.base import MAX_BODY_BYTES, Request, Response
-from ...http.connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect, read_request
+from ...http.base import MAX_BODY_BYTES, UNREADABLE, Request, Response, is_encoded
+from ...http.connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect, read_connect_request
 from ...http.endpoints import PATHS, WEBSOCKET_PATH, Endpoints
-from ...http.lifespan import lifespan
-from ...http.watch import bound_silence
+from ...http.lifespan import drainable_lifespan
+from ...http.silence import bound_silence
 from ...models import Disconnect
 from ...sessions import AsyncUserSessions
 from ...transports.unidirectional import ConnectMessage, Transport, disconnect_frame
@@ -77,16 +77,20 @@ def setup(
     for path in (*PATHS, WEBSOCKET_PATH):
         app.router.add_route("*", path, partial(served.answer, path))
 
+    drains: list[Callable[[], Awaitable[None]]] = []
+
     async def hold(app: web.Application) -> AsyncGenerator[None, None]:
-        async with lifespan(sessions):
+        async with drainable_lifespan(sessions) as drain:
+            drains.append(drain)
             yield
 
-    async def drain(app: web.Application) -> None:
-        await sessions.drain()
+    async def drain_all(app: web.Application) -> None:
+        for drain in drains:
+            await drain()
 
     app.cleanup_ctx.append(hold)
     # The server waits for its handlers after this, and cleans up when they are done.
-    app.on_shutdown.append(drain)
+    app.on_shutdown.append(drain_all)
 
 
 class _Served:
@@ -104,17 +108,18 @@ class _Served:
             if websocket.can_prepare(request):
                 await self._websocket(request, websocket)
                 return websocket
+        headers = headers_of(request)
         try:
-            body = await _body(request)
+            # An encoded one is refused, and aiohttp would decode it first.
+            body = b"" if is_encoded(headers) else await _body(request)
         except (OSError, web.RequestPayloadError):
-            # It broke off, or is not encoded as it says.
-            return web.Response(status=400)
-        neutral = Request(request.method, query, headers_of(request), body)
+            return _response(UNREADABLE)
+        neutral = Request(request.method, query, headers, body)
         path = pattern.format_map(request.match_info)
         transport = self._endpoints.transport(path)
         if transport is None:
             return _response(await self._sessions.run(self._endpoints.answer(path, neutral)))
-        message = read_request(neutral, transport)
+        message = read_connect_request(neutral, transport)
         if isinstance(message, Response):
             return _response(message)
         return await self._stream(request, message, transport)

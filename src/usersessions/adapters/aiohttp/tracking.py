@@ -67,8 +67,8 @@ async def track(
         sessions: where it is registered.
         who: whom the app has authenticated: their identity, or their user ID; None asks the bearer
             token, or the query parameter `access_token`, and without one the connect proxy.
-        app_name: the client's app name.
-        app_version: the client's app version.
+        app_name: the client's app name; None takes the query parameter `app_name`.
+        app_version: the client's app version; None takes the query parameter `app_version`.
         allowed_origins: origins whose pages may connect without a token, such as
             `"https://app.example.com"`; the page's own host always may.
         trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`.
@@ -77,7 +77,7 @@ async def track(
         web.HTTPForbidden: if the client may not connect; it was told so, and its WebSocket closed.
         web.HTTPBadRequest: if the request is no handshake of a WebSocket.
         ConfigError: if `allowed_origins` or `trusted_hops` is not what it has to be.
-        InvalidValue: if another value is outside of its bounds.
+        InvalidValue: if another value of these is outside of its bounds.
 
     >>> async def chat(request):
     ...     websocket = web.WebSocketResponse(heartbeat=25)
@@ -93,24 +93,24 @@ async def track(
     )
     if not websocket.can_prepare(request):
         await websocket.prepare(request)  # raises what says why
-    prepared, closing = asyncio.Event(), asyncio.Lock()
+    prepared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    closing = asyncio.Lock()
 
     async def prepare() -> None:
-        try:
-            await websocket.prepare(request)
-        finally:
-            prepared.set()
+        await websocket.prepare(request)
+        prepared.set_result(None)
 
     async def close(disconnect: Disconnect) -> None:
-        await prepared.wait()
+        await prepared
         async with closing:
             try:
                 await deliver(close_websocket(websocket, disconnect))
-            except (ClientGone, RuntimeError):
-                # It may not be prepared even now, where that failed.
+            except ClientGone:
                 drop(request)
 
     async with AsyncExitStack() as held:
+        # Where it is never prepared, there is nothing to close, and nobody waits on.
+        held.callback(prepared.cancel)
         try:
             admission = handshakes.admit(
                 Request("GET", query, headers_of(request)),

@@ -100,6 +100,25 @@ class EventStream(Response):
     media_type = SSE.media_type
 
 
+class AnyCommand(BaseModel):
+    """A command, by its name."""
+
+    method: str
+    params: dict[str, Any] = {}
+
+
+class Batch(BaseModel):
+    """Commands, each an object of one method and its parameters."""
+
+    commands: list[dict[str, Any]]
+
+
+class BatchReply(BaseModel):
+    """What became of each, in the same order: an object of its method, or of `error`."""
+
+    replies: list[dict[str, Any]]
+
+
 class ConnectRequest(BaseModel):
     """Who connects."""
 
@@ -151,26 +170,31 @@ def operations() -> Iterator[Operation]:
             },
             openapi_extra=_body(command),
         )
-    yield _operation(
-        "/api",
-        "POST",
-        "commands",
-        _FOR_SERVERS,
-        description='`{"method": M, "params": {...}}`, one or more; each is answered with a line.',
-        responses={200: _json(_reply(Any)), **_KEYLESS, **_refused("command")},
-    )
+    for path, name, taken, reply, description in (
+        ("/api", "commands", AnyCommand, _reply(Any), "One command or more, each on a line."),
+        ("/api/batch", "batch", Batch, BatchReply | ErrorReply, "Several commands in an array."),
+    ):
+        yield _operation(
+            path,
+            "POST",
+            name,
+            _FOR_SERVERS,
+            description=f"{description} One that fails does not stop the next.",
+            responses={200: _json(reply), **_KEYLESS, **_refused("command")},
+            openapi_extra=_body(taken),
+        )
     errors = {status: _json(ErrorReply) for status in (400, 401, 403, 404, 503)}
-    for path, verb, name, result in (
-        ("/sessions", "GET", "list_own_sessions", OwnSessionsResult),
-        ("/sessions", "DELETE", "end_other_own_sessions", ClosedResult),
-        ("/sessions/{client}", "DELETE", "end_own_session", ClosedResult),
+    for path, verb, name, parameter, result in (
+        ("/sessions", "GET", "list_own_sessions", _CURRENT, OwnSessionsResult),
+        ("/sessions", "DELETE", "end_other_own_sessions", _CURRENT, ClosedResult),
+        ("/sessions/{client}", "DELETE", "end_own_session", _CLIENT, ClosedResult),
     ):
         responses = {200: _json(result), **errors}
-        yield _operation(path, verb, name, _FOR_USERS, responses=responses)
+        yield _operation(path, verb, name, _FOR_USERS, responses=responses, openapi_extra=parameter)
     for transport, verb, asked in (
         (HTTP_STREAM, "POST", _body(ConnectRequest)),
         (SSE, "POST", _body(ConnectRequest)),
-        (SSE, "GET", _IN_QUERY),
+        (SSE, "GET", _CF_CONNECT),
     ):
         yield _operation(
             f"/connection/{transport.name}",
@@ -178,21 +202,23 @@ def operations() -> Iterator[Operation]:
             transport.name,
             _FOR_STREAMS,
             response_class=EventStream if transport is SSE else JSONResponse,
-            responses={200: {"description": "The stream"}, **_refused("connect request")},
+            responses={
+                200: {"description": "The stream"},
+                **_refused("connect request", verb=verb),
+            },
             openapi_extra=asked,
         )
 
 
-_IN_QUERY = {
-    "parameters": [
-        {
-            "name": "cf_connect",
-            "in": "query",
-            "description": "The connect request as JSON, for browsers, which can only GET.",
-            "schema": {"type": "string"},
-        }
-    ]
-}
+def _parameter(place: str, name: str, description: str) -> dict[str, Any]:
+    parameter = {"in": place, "name": name, "description": description, "schema": _STRING}
+    return {"parameters": [{**parameter, "required": place == "path"}]}
+
+
+_STRING = {"type": "string"}
+_CLIENT = _parameter("path", "client", "The client ID of the session to end.")
+_CURRENT = _parameter("query", "current", "The client ID of the session that asks.")
+_CF_CONNECT = _parameter("query", "cf_connect", "The connect request as JSON, for browsers.")
 
 
 def _operation(
@@ -209,11 +235,12 @@ def _json(model: Any) -> dict[str, Any]:
     return {"model": model}
 
 
-def _refused(what: str) -> dict[int, dict[str, Any]]:
-    return {
-        400: {"description": f"What came is no {what}"},
-        413: {"description": f"The {what} is too long"},
-    }
+def _refused(what: str, *, verb: str = "POST") -> dict[int, dict[str, Any]]:
+    refused = {400: {"description": f"What came is no {what}"}}
+    if verb == "POST":
+        refused[413] = {"description": f"The {what} is too long"}
+        refused[415] = {"description": f"The {what} has a content encoding"}
+    return refused
 
 
 def _body(parameters: type) -> dict[str, Any]:

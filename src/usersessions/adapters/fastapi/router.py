@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response, Security, WebSocket
+from fastapi import APIRouter, Request, Response, Security, WebSocket, WebSocketDisconnect
 
 from ...http.app import UserSessionsApp
-from ...http.asgi import ASGIApp, Receive, Scope, Send
+from ...http.asgi import ASGIApp, Message, Receive, Scope, Send
 from ...http.endpoints import NAMELESS_PATH, PATHS, WEBSOCKET_PATH
 from ...live import AsyncSession
 from ...models import Identity
@@ -26,7 +26,9 @@ __all__ = ["UserSessionsRouter"]
 class UserSessionsRouter(APIRouter):
     """A router of the server API, users' own sessions and the three streams, to be included.
 
-    It brings the lifespan along: when the server stops, open streams get 3001 `shutdown`.
+    It brings the lifespan along: when the server stops, open streams get 3001 `shutdown`. The
+    `dependencies` of `include_router` guard all of it; for the WebSocket stream, they have to do
+    without a `Request`, which FastAPI has for HTTP alone, and can take an `HTTPConnection`.
 
     Args:
         sessions: what it serves.
@@ -80,8 +82,8 @@ class UserSessionsRouter(APIRouter):
         for path in (*PATHS, NAMELESS_PATH):
             # Other verbs, and methods that there are not: what answers them is the app itself.
             self.add_api_route(path, self._endpoint(path), methods=_VERBS, include_in_schema=False)
-        # An app, unlike what is annotated here, does without Starlette's WebSocket.
-        self.add_websocket_route(WEBSOCKET_PATH, _At(WEBSOCKET_PATH, self._app))  # type: ignore[arg-type]
+        # Unlike Starlette's own, it has the dependencies that the router is included with.
+        self.add_api_websocket_route(WEBSOCKET_PATH, self._websocket)
 
     async def current_identity(
         self,
@@ -103,8 +105,9 @@ class UserSessionsRouter(APIRouter):
         """A dependency of your WebSocket endpoints: accepts it, and is its session.
 
         Who connects is said by a bearer token or the query parameter `access_token`; without one
-        by the connect proxy. A client that may not connect is told so, and the endpoint does not
-        run. When the session has to end, the WebSocket is closed with the code and the reason.
+        by the connect proxy. From which app, the client says in the query parameters `app_name` and
+        `app_version`. A client that may not connect is told so, and the endpoint does not run. When
+        the session has to end, the WebSocket is closed with the code and the reason.
 
         >>> realtime = UserSessionsRouter(AsyncUserSessions())
         >>> Tracked = Annotated[AsyncSession, Security(realtime.track)]
@@ -122,6 +125,16 @@ class UserSessionsRouter(APIRouter):
             return _Handed(_At(path.format(**request.path_params), self._app))
 
         return endpoint
+
+    async def _websocket(self, websocket: WebSocket) -> None:
+        async def send(message: Message) -> None:
+            try:
+                await websocket.send(message)
+            except WebSocketDisconnect as error:
+                raise OSError("the client has left") from error
+
+        at = _At(WEBSOCKET_PATH, self._app)
+        await at(websocket.scope, websocket.receive, send)
 
 
 class _At:
