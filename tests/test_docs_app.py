@@ -26,6 +26,7 @@ SECRET = "a secret of at least thirty-two bytes"
 API_KEY = "an-api-key-of-yours"
 
 _APP = re.compile(r"\[start:app\] -->\n```python\n(.*?)```", re.DOTALL)
+_SHELL = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _EXCHANGE = re.compile(r"```sh\n(curl [^`]*)```\n+```json\n([^`]*)```")
 _CLIENT = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # What differs from one time to the next, and how it is written for a comparison.
@@ -93,7 +94,7 @@ def settled(answer: str) -> str:
 @contextmanager
 def echo(url: str, **claims: object) -> Iterator[ClientConnection]:
     token = jwt.encode({"sub": "42", **claims}, SECRET)
-    with connect(f"{url.replace('http', 'ws')}/echo?access_token={token}") as socket:
+    with connect(f"{url.replace('http', 'ws')}/echo?app_name=web&access_token={token}") as socket:
         yield socket
 
 
@@ -137,6 +138,16 @@ def test_each_request_that_a_page_shows_gets_the_answer_shown(url: str) -> None:
             answer = post(url + exchange.path, body=exchange.body)
         assert settled(answer) == settled(exchange.answer)
         until(lambda: not connections(url), what="the session to be gone")
+
+
+def test_no_block_goes_on_while_the_server_that_it_starts_may_not_answer_yet() -> None:
+    pages = [*PAGES, ROOT / "docs/tutorial.md"]
+    shown = [block for page in pages for block in _SHELL.findall(page.read_text())]
+    started = [block for block in shown if re.search(r"^(uvicorn|usersessions serve)", block, re.M)]
+    assert len(started) == 3
+    for block in started:
+        *_, last = re.sub(r" +#.*", "", block).strip().splitlines()
+        assert re.match(r"(uvicorn|usersessions serve)", last) and not last.endswith("&")
 
 
 def test_the_pages_show_requests() -> None:

@@ -1,7 +1,8 @@
 """Nodes that die, stop, stall, are cut off, fork or race: what is promised holds all the same.
 
-Each test names the promise of DESIGN.md that it tests. The bounds are those that are promised, for
-the short lease that these nodes have; where a promise allows 50 ms, a busy machine gets 150.
+Each test names the promise that it tests, by its number in docs/reliability.md. The bounds are
+those that are promised, for the short lease that these nodes have; where a promise allows 50 ms, a
+busy machine gets 150.
 """
 
 from __future__ import annotations
