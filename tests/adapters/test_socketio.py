@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 import socketio
+from engineio.async_socket import AsyncSocket
+from engineio.socket import Socket
 from socketio.exceptions import ConnectionError as SocketConnectionError
 from socketio.exceptions import ConnectionRefusedError as SocketRefused
 
@@ -36,7 +38,7 @@ from tests.adapters.serving import (
 from tests.conftest import Serve
 from tests.redis_servers import RedisServer
 from tests.servers import Server, python, serving, until
-from tests.streams import ask, command
+from tests.streams import WebSocket, ask, command, open_websocket
 from usersessions import (
     AsyncUserSessions,
     ConfigError,
@@ -124,7 +126,10 @@ def add_handlers_before(sio: Any) -> None:
 def add_handlers_after(sio: Any, tracking: Any) -> None:
     @sio.event
     def disconnect(sid: str, reason: str = "") -> None:
-        say("disconnect", sid, tracking.identity(sid).user)
+        user = tracking.identity(sid).user
+        say("disconnect", sid, user)
+        if user.startswith("clumsy-"):
+            raise RuntimeError("the app's handler failed")
 
     @sio.on("who")
     def who(sid: str) -> str:
@@ -136,6 +141,10 @@ def add_handlers_after(sio: Any, tracking: Any) -> None:
     @sio.on("connect", namespace="/old")
     def connect_to_old(sid: str, environ: dict[str, Any]) -> None:
         say("old", sid)
+
+    @sio.on("disconnect", namespace="/public")
+    def leave_public(sid: str, reason: str) -> None:
+        raise RuntimeError("the app's handler failed")
 
 
 def shown(info: ConnectionInfo) -> dict[str, Any]:
@@ -159,7 +168,7 @@ def on_asyncio() -> Any:
     @sio.on("connect", namespace="/slow")
     async def connect_slowly(sid: str, environ: dict[str, Any], auth: Any) -> None:
         say("slow", sid)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.5)
 
     @sio.on("connect", namespace="/public")
     async def connect_to_public(sid: str, environ: dict[str, Any]) -> None:
@@ -192,7 +201,7 @@ def with_threads() -> Any:
     @sio.on("connect", namespace="/slow")
     def connect_slowly(sid: str, environ: dict[str, Any], auth: Any) -> None:
         say("slow", sid)
-        time.sleep(1.0)
+        time.sleep(0.5)
 
     @sio.on("connect", namespace="/public")
     def connect_to_public(sid: str, environ: dict[str, Any]) -> None:
@@ -306,7 +315,8 @@ def control(server: Server, method: str, **params: object) -> Any:
 
 def until_said(server: Server, *words: object) -> None:
     line = " ".join(["said:", *map(str, words)])
-    until(lambda: line in server.output.splitlines(), what=line)
+    # Something that another thread is just writing may be in front of it.
+    until(lambda: f"{line}\n" in server.output, what=line)
 
 
 def refusal(code: int, reason: str) -> tuple[Any, ...]:
@@ -458,6 +468,7 @@ def test_the_app_may_say_who_connects(server: Server) -> None:
         ({"token": "no token"}, refusal(3500, "invalid token")),
         ({"token": 7}, refusal(3501, "bad request")),
         ({"name": "n" * 256}, refusal(3501, "bad request")),
+        ({"version": 7}, refusal(3501, "bad request")),
         (None, refusal(3507, "permission denied")),
         ({"ticket": "refused"}, refusal(4501, "no more tickets")),
         ({"ticket": "broken"}, refusal(3004, "internal server error")),
@@ -488,6 +499,54 @@ def test_a_foreign_page_cannot_connect_with_its_users_cookies(server: Server) ->
         assert one.refused is None
     with client(server.url, {"token": token(user)}, headers=foreign, transport="polling") as one:
         assert one.refused is None
+
+
+@pytest.mark.anyio
+async def test_no_event_goes_to_or_comes_from_a_client_before_it_is_known_who_it_is() -> None:
+    sio: Any = socketio.AsyncServer(async_mode="asgi")
+    sio.environ["transport"] = {}
+    transport = sio.eio.sockets["transport"] = AsyncSocket(sio.eio, "transport")
+    sio.on("ask", lambda sid: "a secret")
+    answers: list[object] = []
+
+    async def look_up(sid: str, environ: dict[str, Any], auth: Any) -> str:
+        await sio.emit("news", "for members")
+        answers.append(await sio._trigger_event("ask", "/", sid))
+        return "42"
+
+    @sio.event
+    async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
+        await sio.emit("welcome", to=sid)
+
+    tracking = track(sio, AsyncUserSessions(), identify=look_up)
+    await sio._handle_connect("transport", None, {})
+    await sio.emit("news", "for everybody")
+    packets = [packet.data for packet in await transport.poll()]
+    sid = json.loads(packets[1][1:])["sid"]
+    assert packets == ['2["welcome"]', f'0{{"sid":"{sid}"}}', '2["news","for everybody"]']
+    assert tracking.identity(sid).user == "42"
+    answers.append(await sio._trigger_event("ask", "/", sid))
+    assert answers == [sio.not_handled, "a secret"]
+    await transport.close(wait=False, abort=True)
+
+
+def test_no_event_passes_before_it_is_known_who_it_is_on_a_server_with_threads_either() -> None:
+    sio: Any = socketio.Server(async_mode="threading")
+    sio.environ["transport"] = {}
+    transport = sio.eio.sockets["transport"] = Socket(sio.eio, "transport")
+    sio.on("ask", lambda sid: "a secret")
+    answers: list[object] = []
+
+    def look_up(sid: str, environ: dict[str, Any], auth: Any) -> str:
+        sio.emit("news", "for members")
+        answers.append(sio._trigger_event("ask", "/", sid))
+        raise ConnectRefused(4501, "no more tickets")
+
+    track(sio, UserSessions(), identify=look_up)
+    sio._handle_connect("transport", None, {})
+    [packet] = transport.poll()
+    assert packet.data.startswith('4{"message":"no more tickets"')
+    assert answers == [sio.not_handled]
 
 
 @pytest.mark.parametrize("ask", ["return False", "refuse", "raise"])
@@ -578,20 +637,59 @@ def test_a_client_whose_connection_breaks_is_gone_at_once(server: Server) -> Non
         until(lambda: not connections(server.url, user), what="the session to end", seconds=0.5)
 
 
-def test_a_client_that_leaves_while_it_is_let_in_leaves_no_ghost(server: Server) -> None:
-    user, before = new_user(), server.output.count("said: slow")
+def heard(socket: WebSocket) -> bytes:
+    """What the server sends next; it would send pings for ever."""
+    frames = (socket.frame() for _ in range(10))
+    return next(frame for frame in frames if frame is not None and frame != b"2")
+
+
+def test_a_disconnect_handler_that_fails_spares_no_other_namespace(server: Server) -> None:
+    user = f"clumsy-{new_user()}"
+    auth = f'{{"token": "{token(user)}"}}'
+    with open_websocket(server.url, "/socket.io/?EIO=4&transport=websocket") as socket:
+        assert heard(socket).startswith(b"0")
+        for namespace, data in (("/public,", ""), ("", auth), ("/chat,", auth)):
+            socket.send(f"40{namespace}{data}".encode())
+            assert heard(socket).startswith(f'40{namespace}{{"sid":'.encode())
+        assert len(connections(server.url, user)) == 2
+    until(lambda: not connections(server.url, user), what="both to end")
+
+
+@contextmanager
+def let_in_slowly(server: Server, user: str) -> Iterator[tuple[str, bytes]]:
+    """Where a client polls, and the packet with which it is just being let in."""
     target = "/socket.io/?EIO=4&transport=polling"
     transport = json.loads(ask(server.url, target, method="GET").body[1:])["sid"]
     target += f"&sid={transport}"
     packet = f'40/slow,{{"token": "{token(user)}"}}'.encode()
+    before = server.output.count("said: slow")
     connecting = threading.Thread(target=ask, args=(server.url, target), kwargs={"body": packet})
     connecting.start()
-    until(lambda: server.output.count("said: slow") > before, what="its connect")
-    # Engine.IO's "close", which comes on another connection.
-    ask(server.url, target, body=b"1")
-    connecting.join()
+    try:
+        until(lambda: server.output.count("said: slow") > before, what="its connect")
+        yield target, packet
+    finally:
+        connecting.join()
+
+
+def test_a_client_that_leaves_while_it_is_let_in_leaves_no_ghost(server: Server) -> None:
+    user = new_user()
+    with let_in_slowly(server, user) as (target, _):
+        # Engine.IO's "close", which comes on another connection.
+        ask(server.url, target, body=b"1")
     sid = server.output.split("said: slow ")[-1].split()[0]
     until_said(server, "ended", sid, 3000)
+    assert connections(server.url, user) == {}
+
+
+def test_a_client_that_asks_again_while_it_is_let_in_can_be_closed(server: Server) -> None:
+    user = new_user()
+    with let_in_slowly(server, user) as (target, packet):
+        ask(server.url, target, body=packet)
+    [sid] = connections(server.url, user)
+    assert control(server, "disconnect", user=user)["closed"] == [sid]
+    # It was told, and not just lost in the end, for it does not answer pings.
+    assert b"41/slow," in ask(server.url, target, method="GET").body
     assert connections(server.url, user) == {}
 
 
@@ -627,6 +725,14 @@ def test_an_event_with_the_name_of_ours_is_an_event(server: Server, event: tuple
         assert list(connections(server.url, user)) == [sid]
         assert server.output.count("InvalidValue") == before
     until_said(server, "ended", sid, 3000)
+
+
+@pytest.mark.anyio
+async def test_an_event_with_the_name_of_ours_may_come_after_its_socket_is_gone() -> None:
+    sio = socketio.AsyncServer(async_mode="asgi")
+    track(sio, AsyncUserSessions())
+    sio.on("connect", lambda sid, data: f"{data} of {sid}")
+    assert await sio._trigger_event("connect", "/", "nobody", None) == "None of nobody"
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
@@ -714,6 +820,16 @@ def test_a_server_needs_the_sessions_of_its_kind() -> None:
     ]
     for sio, sessions in mistakes:
         with pytest.raises(ConfigError, match="an AsyncServer needs AsyncUserSessions, and a Ser"):
+            track(sio, sessions)
+
+
+def test_a_server_that_lets_clients_in_before_they_are_known_is_refused() -> None:
+    mistakes: list[tuple[Any, Any]] = [
+        (socketio.AsyncServer(async_mode="asgi", always_connect=True), AsyncUserSessions()),
+        (socketio.Server(async_mode="threading", always_connect=True), UserSessions()),
+    ]
+    for sio, sessions in mistakes:
+        with pytest.raises(ConfigError, match="with always_connect, the server lets clients in"):
             track(sio, sessions)
 
 

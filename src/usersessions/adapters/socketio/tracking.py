@@ -8,11 +8,15 @@
    `disconnect` is called, so that its own books are right.
 4. A socket that is told to end, or is lost, while it is being let in, ends as soon as it is in.
 5. A client may name an event "connect" or "disconnect", too; such an event is an event.
+6. A client may ask for a namespace again while it is being let in, which the server refuses. So a
+   socket belongs to the packet that asked for it, not to its transport and namespace.
+7. No event comes from a client before it is in, and none goes to it before it is known who it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast, overload
@@ -33,6 +37,8 @@ from .calls import Do, aanswer, answer, enter, leave
 __all__ = ["DISCONNECT_EVENT", "Tracking", "track"]
 
 S = TypeVar("S", Session, AsyncSession)
+
+_NOT_HERE = "no socket with this sid is connected here"
 
 DISCONNECT_EVENT = "usersessions:disconnect"
 """The event that tells a client why it is about to be disconnected: `{"code", "reason"}`."""
@@ -84,8 +90,8 @@ def track(
             that lists show the client's address; 0 believes no such header.
 
     Raises:
-        ConfigError: if a value cannot work, or one of `sio` and `sessions` is async and the other
-            is not.
+        ConfigError: if a value cannot work, one of `sio` and `sessions` is async and the other is
+            not, or `sio` lets everybody in first, with `always_connect`.
 
     >>> tracking = track(socketio.Server(async_mode="threading"), UserSessions())
     """
@@ -106,6 +112,10 @@ class Tracking(Generic[S]):
         awaits: bool = sio.is_asyncio_based()
         if not isinstance(sessions, AsyncUserSessions if awaits else UserSessions):
             raise ConfigError("an AsyncServer needs AsyncUserSessions, and a Server UserSessions")
+        if sio.always_connect:
+            raise ConfigError(
+                "with always_connect, the server lets clients in before it is known who they are"
+            )
         if not awaits and is_async(identify):
             raise ConfigError("a Server cannot await: make identify a plain function")
         if isinstance(namespaces, str):
@@ -116,11 +126,13 @@ class Tracking(Generic[S]):
         self._drive: Any = partial(arun, answer=aanswer) if awaits else partial(run, answer=answer)
         self._call = call_awaited if awaits else call_plain
         self._sockets: dict[str, _Socket] = {}
-        self._connecting: dict[tuple[str, str], _Socket] = {}
         self._holds: dict[str, Any] = {}
+        self._attempt: ContextVar[_Attempt | None] = ContextVar("attempt", default=None)
         self._trigger, self._handle_connect = sio._trigger_event, sio._handle_connect
         sio._trigger_event = self._event
         sio._handle_connect = lambda *args: self._drive(self._connected(*args))
+        self._participants = sio.manager.get_participants
+        sio.manager.get_participants = self._known
 
     def identity(self, sid: str) -> Identity:
         """Who is behind a socket; known from the app's `connect` to its `disconnect` handler.
@@ -128,7 +140,10 @@ class Tracking(Generic[S]):
         Raises:
             NoSuchSession: if no such socket is connected here.
         """
-        return self._socket(sid).admitted.identity
+        socket = self._sockets.get(sid)
+        if socket is None or socket.admitted is None:
+            raise NoSuchSession(_NOT_HERE)
+        return socket.admitted.identity
 
     def session(self, sid: str) -> S:
         """The session of a socket, such as for `refresh`; there is one once `connect` is over.
@@ -136,43 +151,37 @@ class Tracking(Generic[S]):
         Raises:
             NoSuchSession: if no such socket is connected here.
         """
-        session = self._socket(sid).session
-        if session is None:
-            raise NoSuchSession("the socket is not connected yet")
-        return cast(S, session)
-
-    def _socket(self, sid: str) -> _Socket:
-        try:
-            return self._sockets[sid]
-        except KeyError:
-            raise NoSuchSession("no socket with this sid is connected here") from None
+        socket = self._sockets.get(sid)
+        if socket is None or socket.session is None:
+            raise NoSuchSession(_NOT_HERE)
+        return cast(S, socket.session)
 
     # What the server calls ----------------------------------------------------------------------
 
     def _event(self, event: str, namespace: str, *args: Any) -> Any:
-        if self._namespaces is None or namespace in self._namespaces:
-            manager, sid = self._sio.manager, args[0]
-            if event == "connect":
-                eio_sid = manager.eio_sid_from_sid(sid, namespace)
-                # The server gives its own environ; what a client sends is never that very object.
-                if len(args) > 1 and args[1] is self._sio.environ.get(eio_sid):
-                    return self._drive(self._let_in(namespace, eio_sid, *args))
-            elif event == "disconnect" and not manager.is_connected(sid, namespace):
-                return self._drive(self._gone(namespace, *args))
-            socket = self._sockets.get(sid)
-            if socket is not None and socket.session is not None:
-                socket.session.touch()
+        sid = args[0]
+        if event == "disconnect" and not self._sio.manager.is_connected(sid, namespace):
+            return self._drive(self._gone(namespace, *args))
+        attempt = self._attempt.get()
+        is_ours = self._namespaces is None or namespace in self._namespaces
+        if is_ours and event == "connect" and attempt is not None:
+            return self._drive(self._let_in(attempt, namespace, *args))
+        socket = self._sockets.get(sid)
+        if socket is not None:
+            if socket.session is None:
+                # Before 5.18, the server listens to whoever is still being let in.
+                return self._drive(iter(Do(lambda: self._sio.not_handled)))
+            socket.session.touch()
         return self._trigger(event, namespace, *args)
 
     def _let_in(
-        self, namespace: str, eio_sid: str, sid: str, environ: dict[str, Any], *auth: Any
+        self, attempt: _Attempt, namespace: str, sid: str, environ: dict[str, Any], *auth: Any
     ) -> Flow[object]:
         # The server tries a handler with and without `auth`; who connects is asked once.
-        socket = self._sockets.get(sid)
-        if socket is None:
-            admitted = yield from self._admit(namespace, sid, environ, *auth)
-            socket = _Socket(sid, namespace, eio_sid, admitted)
-            self._sockets[sid] = self._connecting[eio_sid, namespace] = socket
+        socket = attempt.socket or _Socket(sid, namespace, attempt.eio_sid)
+        attempt.socket = self._sockets[sid] = socket
+        if socket.admitted is None:
+            socket.admitted = yield from self._admit(namespace, sid, environ, *auth)
         accepted = yield from Do(partial(self._trigger, "connect", namespace, sid, environ, *auth))
         if accepted is False:
             return False
@@ -181,20 +190,20 @@ class Tracking(Generic[S]):
         try:
             socket.session = yield from Do(partial(enter, hold))
         except ConnectRefused as refused:
-            reason: str = self._sio.reason.SERVER_DISCONNECT
-            gone = (self._trigger, "disconnect", namespace, sid, reason)
-            yield from Do(partial(self._call, *gone, what="disconnect", client=sid))
+            yield from self._gone(namespace, sid, self._sio.reason.SERVER_DISCONNECT)
             raise refusal(refused) from refused
         self._holds[sid] = hold
         return accepted
 
     def _connected(self, eio_sid: str, namespace: str | None, data: Any) -> Flow[None]:
-        key, was_handled = (eio_sid, namespace or "/"), False
+        attempt, was_handled = _Attempt(eio_sid), False
+        self._attempt.set(attempt)
         try:
             yield from Do(partial(self._handle_connect, eio_sid, namespace, data))
             was_handled = True
         finally:
-            socket = self._connecting.pop(key, None)
+            self._attempt.set(None)
+            socket = attempt.socket
             if socket is not None and socket.session is None:
                 self._sockets.pop(socket.sid, None)
             elif socket is not None and not was_handled:
@@ -203,9 +212,7 @@ class Tracking(Generic[S]):
             return
         socket.is_open = True
         transport = self._sio.eio.sockets.get(eio_sid)
-        if socket.session.disconnect is not None:
-            yield from self._ending(socket, socket.session.disconnect)
-        elif (
+        if (
             # A transport that went meanwhile has passed over a socket that was not in yet.
             transport is None
             or transport.closing
@@ -213,13 +220,25 @@ class Tracking(Generic[S]):
             or not self._sio.manager.is_connected(socket.sid, socket.namespace)
         ):
             yield from self._drop(socket)
+        elif socket.session.disconnect is not None:
+            yield from self._ending(socket, socket.session.disconnect)
 
-    def _gone(self, namespace: str, sid: str, *reason: str) -> Flow[object]:
+    def _gone(self, namespace: str, sid: str, *reason: str) -> Flow[None]:
         yield from self._leave(sid)
+        # One that fails must not be raised, whatever its namespace: the server would leave out what
+        # else was on the same transport.
+        event = ("disconnect", namespace, sid, *reason)
         try:
-            return (yield from Do(partial(self._trigger, "disconnect", namespace, sid, *reason)))
+            yield from Do(partial(self._call, self._trigger, *event, what="disconnect", client=sid))
         finally:
             self._sockets.pop(sid, None)
+
+    def _known(self, namespace: str, room: Any) -> Iterator[tuple[str, str]]:
+        # The server counts among a namespace whoever is still being let in.
+        for sid, eio_sid in self._participants(namespace, room):
+            socket = self._sockets.get(sid)
+            if socket is None or socket.admitted is not None:
+                yield sid, eio_sid
 
     # How a socket ends --------------------------------------------------------------------------
 
@@ -253,11 +272,19 @@ class Tracking(Generic[S]):
             yield from Do(partial(leave, hold))
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """A connect packet that is being handled, and the socket that it made."""
+
+    eio_sid: str
+    socket: _Socket | None = None
+
+
 @dataclass(eq=False, slots=True)
 class _Socket:
     sid: str
     namespace: str
     eio_sid: str
-    admitted: Admitted
+    admitted: Admitted | None = None
     session: Session | AsyncSession | None = None
     is_open: bool = False
