@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
-from tests.adapters.apps.targets import TARGETS
+from tests.adapters.apps.targets import TARGETS, WITHOUT_LOSSES
 from tests.adapters.matrix import ALL
-from tests.adapters.serving import Running, new_user, served
+from tests.adapters.serving import Running, check_log, new_user, served
+
+SERVED = {**TARGETS, **WITHOUT_LOSSES}
+
+SEND_TIMEOUT = "0.5"
+"""How many seconds a message may wait for a client that does not read."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {name: place for place, name in enumerate(TARGETS)}
+    order = {name: place for place, name in enumerate(SERVED)}
     # Tests that ask for no target come first, in the order that they have.
     items.sort(key=lambda item: order.get(_target_of(item), -1))
 
@@ -28,10 +34,12 @@ def _target_of(item: pytest.Item) -> str:
 def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    """A target that is served."""
+    """A target that is served; when it ends, what all tests have left in its log is looked at."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with served(TARGETS[request.param], log=log) as one:
+    with served(SERVED[request.param], log=log, SEND_TIMEOUT=SEND_TIMEOUT) as one:
         yield one
+        assert one.server.stop() in (0, -signal.SIGTERM)
+        check_log(one)
 
 
 @pytest.fixture

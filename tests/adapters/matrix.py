@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.apps.targets import TARGETS
+from tests.adapters.apps.targets import TARGETS, WITHOUT_LOSSES
 from tests.adapters.serving import openers_of
 
 
@@ -17,6 +17,11 @@ def _param(name: str, *values: str) -> Any:
 ALL = [_param(name) for name in TARGETS]
 """Each target: what `running` is unless a test says otherwise."""
 
+EACH_FOR_REQUESTS = pytest.mark.parametrize(
+    "running", [_param(name) for name in (*TARGETS, *WITHOUT_LOSSES)], indirect=True
+)
+"""Each target, and what is tried with requests alone."""
+
 EACH_OPENER = pytest.mark.parametrize(
     ("running", "opener"),
     [_param(name, opener) for name, target in TARGETS.items() for opener in openers_of(target)],
@@ -26,7 +31,7 @@ EACH_OPENER = pytest.mark.parametrize(
 """Each way to open a stream, on each target that has it."""
 
 # What depends on the server, and not on the adapter, is tried once on each.
-_SERVERS = {(target.server, target.shares_redis): name for name, target in TARGETS.items()}
+_SERVERS = {(target.server, target.processes > 1): name for name, target in TARGETS.items()}
 ONE_OF_EACH_SERVER = sorted(_SERVERS.values())
 """A target of each server."""
 
@@ -36,10 +41,3 @@ WITH_WEBSOCKETS = pytest.mark.parametrize(
     indirect=True,
 )
 """The targets that serve WebSockets."""
-
-ONE_WITH_WEBSOCKETS = pytest.mark.parametrize(
-    "running",
-    [_param(name) for name in ONE_OF_EACH_SERVER if TARGETS[name].has_websockets],
-    indirect=True,
-)
-"""A target of each server that serves WebSockets."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 import time
 import uuid
@@ -37,6 +38,9 @@ OPENERS = ("uni_http_stream", "uni_sse", "uni_websocket", "EventSource")
 """The ways to open a stream: the three with what a program sends, and what a browser does."""
 
 SHUTDOWN = b'{"disconnect":{"code":3001,"reason":"shutdown"}}'
+
+PIN = "a pin that nobody may see"
+"""What the meta of a token has, in tests that look for it where it must not be."""
 
 GONE_SECONDS = 1.0
 """How long a connection whose end can be seen may still be listed."""
@@ -85,11 +89,33 @@ def served(target: Target, *, log: Path, **variables: str) -> Iterator[Running]:
     """
     with ExitStack() as opened:
         env = {**ENVIRONMENT, **target.env, **variables}
-        if target.shares_redis:
+        if target.processes > 1 and "REDIS_URL" not in env:
             env["REDIS_URL"] = opened.enter_context(RedisServer()).url
         server = opened.enter_context(serving(target.command, log=log, env=env))
         until_it_answers(server)
         yield Running(target, server)
+
+
+_TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(.*)$", re.M)
+
+
+def check_log(running: Running) -> None:
+    """Check that the log of a server has no secret, and no traceback but those of its own.
+
+    Raises:
+        AssertionError: if it has; with the log.
+    """
+    target, output = running.target, running.server.output
+
+    def without_own(found: re.Match[str]) -> str:
+        is_own = target.own_errors and re.match(target.own_errors, found[1])
+        return "" if is_own else found[0]
+
+    left = _TRACEBACK.sub(without_own, output)
+    # All tokens begin with the same header.
+    secrets = [] if target.logs_queries else [token("").partition(".")[0], API_KEY]
+    for unwanted in ("Traceback", PIN, *secrets):
+        assert unwanted not in left, f"{unwanted!r} is in the log:\n{output}"
 
 
 def until_it_answers(server: Server) -> None:

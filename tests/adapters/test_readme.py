@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from tests.adapters import test_conformance, test_loss, test_socketio
 from tests.adapters.apps.shared import Target
 from tests.adapters.apps.targets import TARGETS
+from tests.pages import Block, blocks
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -64,6 +68,9 @@ def test_a_framework_has_the_ticks_that_the_conformance_suite_stands_behind(row:
     }
     servers = ROWS[row][1][-1]
     assert servers == ", ".join(sorted({server(target) for target in targets.values()}))
+    # Where some of its servers have none, that is said.
+    has_some_alone = has_websockets and not all(one.has_websockets for one in targets.values())
+    assert (f"{row} has WebSockets under " in README) is has_some_alone
 
 
 def test_every_target_of_the_conformance_suite_has_a_row() -> None:
@@ -79,9 +86,8 @@ def test_socketio_has_the_ticks_that_its_own_tests_stand_behind() -> None:
         "websockets",
         "stop",
     ]
-    source = Path(test_socketio.__file__).read_text()
-    for name in ROWS["python-socketio"][1][-1].split(", "):
-        assert f'"{name}"' in source
+    run = {Target(command, "").server for command in test_socketio.COMMANDS.values()}
+    assert set(ROWS["python-socketio"][1][-1].split(", ")) == run
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -93,3 +99,76 @@ def test_each_framework_has_a_page_and_an_extra_if_it_needs_one(row: str) -> Non
         name = extra.strip("`[]")
         assert re.search(rf"^{name} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
         assert re.search(rf'pip install "usersessions\[[\w,]*\b{name}\b', text)
+
+
+# Ten lines ----------------------------------------------------------------------------------------
+
+AT_MOST = 10
+
+LONGER = {
+    "asgi": "without a framework, who asks and what is whose is written out",
+    "wsgi": "without a framework, who asks and what is whose is written out",
+    "litestar": "without an adapter of its own, who asks is written out",
+    "quart": "without an adapter of its own, who asks and what is whose is written out",
+}
+"""The pages whose app has more lines about this library, and why."""
+
+
+def test_an_app_takes_up_this_library_in_ten_lines() -> None:
+    counts = {
+        page.stem: sum(1 for _ in lines_of_ours(app_of(page)))
+        for page in sorted((ROOT / "docs/frameworks").glob("*.md"))
+    }
+    assert set(counts) >= {Path(page).stem for page, _ in ROWS.values()}
+    assert {name for name, count in counts.items() if count > AT_MOST} == set(LONGER), counts
+    assert all(count >= 5 for count in counts.values()), counts
+
+
+def app_of(page: Path) -> list[ast.Module]:
+    """The modules of the app with which a page begins."""
+
+    def is_before_it_runs(block: Block) -> bool:
+        return block.mark != "serve"
+
+    found = takewhile(is_before_it_runs, blocks(page.read_text()))
+    return [ast.parse(one.code) for one in found if (one.title or "").endswith(".py")]
+
+
+def lines_of_ours(modules: list[ast.Module]) -> Iterator[str]:
+    """The lines of an app that are about this library.
+
+    They import from it, or use what was imported or made of that; or they name it in a setting. A
+    statement is one line, however it is broken.
+    """
+    ours = {"USERSESSIONS"}
+    for module in modules:
+        for statement in module.body:
+            if isinstance(statement, ast.ImportFrom) and is_ours(statement.module or ""):
+                ours |= {alias.asname or alias.name for alias in statement.names}
+            elif isinstance(statement, ast.Assign) and uses(statement.value, ours):
+                targets = [node for target in statement.targets for node in ast.walk(target)]
+                ours |= {node.id for node in targets if isinstance(node, ast.Name)}
+    for module in modules:
+        for node in ast.walk(module):
+            if isinstance(node, (ast.stmt, ast.ExceptHandler)) and uses(node, ours):
+                yield ast.unparse(node).partition("\n")[0]
+
+
+def is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "usersessions"
+
+
+def uses(node: ast.AST, ours: set[str]) -> bool:
+    """Whether a node uses some names, but for the statements inside of it."""
+    if isinstance(node, ast.ImportFrom):
+        return is_ours(node.module or "") or any(one.name in ours for one in node.names)
+    if isinstance(node, ast.Name):
+        return node.id in ours
+    if isinstance(node, ast.Attribute) and node.attr in ours:
+        return True
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and is_ours(node.value)
+    inner = (ast.stmt, ast.ExceptHandler)
+    return any(
+        uses(child, ours) for child in ast.iter_child_nodes(node) if not isinstance(child, inner)
+    )

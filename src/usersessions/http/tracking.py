@@ -163,9 +163,8 @@ class Tracking:
         finally:
             serving.cancel()
             await asyncio.wait((serving,))
-        if until.done() and (serving.cancelled() or _is_over(serving.exception())):
-            return
-        with suppress(SessionOver):
+        is_over = until.done() if serving.cancelled() else _is_over(serving.exception())
+        if not is_over:
             serving.result()
 
 

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse
-from django.urls import include, path
+from django.urls import include, path, re_path
 
 from usersessions.adapters.asgi import TrackWebSockets
 from usersessions.adapters.django import (
@@ -62,6 +62,7 @@ def project(urls: str = __name__) -> dict[str, Any]:
         "USERSESSIONS": {
             "TOKEN_HMAC_SECRET_KEY": SECRET,
             "CONNECT_PROXY": "tests.adapters.apps.shared.decide",
+            "ON_DISCONNECT": "tests.adapters.apps.shared.tell_end",
             "STORE": os.environ.get("REDIS_URL", "memory"),
             **{name.upper(): value for name, value in shared_settings().items()},
         },
@@ -97,6 +98,32 @@ def asgi() -> ASGIApp:
     return with_usersessions(application)
 
 
+def channels() -> ASGIApp:
+    """What it has where Channels serves the WebSockets, behind middlewares that copy the scope."""
+    application: Any = bare()
+    from channels.auth import AuthMiddlewareStack
+    from channels.generic.websocket import AsyncWebsocketConsumer
+    from channels.routing import ProtocolTypeRouter, URLRouter
+    from channels.security.websocket import WebsocketDenier
+
+    from usersessions.adapters.channels import UserSessionsMiddleware
+
+    class Echo(AsyncWebsocketConsumer):
+        async def receive(
+            self, text_data: str | None = None, bytes_data: bytes | None = None
+        ) -> None:
+            await self.send(text_data=text_data)
+
+    echo, denied = cast(Any, Echo.as_asgi()), cast(Any, WebsocketDenier.as_asgi())
+    consumers: Any = UserSessionsMiddleware(
+        URLRouter([path("own/echo", echo), re_path("", denied)]),
+        get_async_sessions(),
+        allowed_origins=[ALLOWED_ORIGIN],
+    )
+    websockets: Any = AuthMiddlewareStack(consumers)
+    return with_usersessions(ProtocolTypeRouter({"http": application, "websocket": websockets}))
+
+
 def bare() -> ASGIApp:
     """An asgi.py in which nobody has put anything."""
     settings.configure(**project())
@@ -122,5 +149,7 @@ urlpatterns = [
 TARGETS = {
     "django, wsgi": gunicorn("django:wsgi", "/rt", "--threads=32"),
     "django, asgi": uvicorn("django:asgi", "/rt"),
-    "django, asgi, under a root path": uvicorn("django:asgi", "/rt", "--root-path=/proxied"),
+    "django, channels, under a root path": uvicorn(
+        "django:channels", "/rt", "--root-path=/proxied"
+    ),
 }

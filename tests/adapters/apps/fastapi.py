@@ -48,6 +48,6 @@ def starlettes_routes() -> ASGIApp:
 
 
 TARGETS = {
-    "fastapi, router": uvicorn("fastapi:router", "/rt", "--root-path=/proxied"),
-    "fastapi, routes": uvicorn("fastapi:starlettes_routes"),
+    "fastapi, router": uvicorn("fastapi:router", "/rt", "--root-path=/proxied", ends_slow=False),
+    "fastapi, routes": uvicorn("fastapi:starlettes_routes", ends_slow=False),
 }

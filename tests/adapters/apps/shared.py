@@ -9,20 +9,30 @@ from typing import Any
 
 from tests.servers import python
 from usersessions import (
+    AsyncSession,
     AsyncUserSessions,
     ConnectRequest,
     Disconnect,
     Identity,
     Key,
     RedisStore,
+    Session,
     TokenVerifier,
     UserSessions,
 )
+from usersessions.http import aio, silence, tracking
 
 SECRET = "a secret of at least thirty-two bytes"
 API_KEY = "the-key-of-the-server-api"
 OTHER_API_KEY = "the-key-before-the-rotation"
 ALLOWED_ORIGIN = "https://app.example.com"
+
+PING_INTERVAL = int(os.environ.get("PING_INTERVAL", "25"))
+
+# No test has to wait as long as clients may say nothing, or not read.
+silence.MAX_UNACKNOWLEDGED = min(PING_INTERVAL, silence.MAX_UNACKNOWLEDGED)
+if "SEND_TIMEOUT" in os.environ:
+    aio.SEND_TIMEOUT = tracking.OWN_SEND_TIMEOUT = float(os.environ["SEND_TIMEOUT"])
 
 
 def decide(request: ConnectRequest) -> Identity | Disconnect:
@@ -31,9 +41,21 @@ def decide(request: ConnectRequest) -> Identity | Disconnect:
     return Identity(user) if user else Disconnect(3507, "permission denied")
 
 
+def tell_end(session: AsyncSession | Session, disconnect: Disconnect, lived: float) -> None:
+    """Say how a session has ended: the callback `on_disconnect`."""
+    say(ending(session.user, disconnect.code))
+
+
+def ending(user: str, code: int) -> str:
+    """What is said of a session that has ended."""
+    return f"{user} ended with {code}"
+
+
 def new_sessions() -> AsyncUserSessions:
     """What an app that awaits holds."""
-    return AsyncUserSessions(_verifier(), connect_proxy=decide, store=_store())
+    return AsyncUserSessions(
+        _verifier(), connect_proxy=decide, on_disconnect=tell_end, store=_store()
+    )
 
 
 def new_blocking_sessions() -> UserSessions:
@@ -45,7 +67,7 @@ def settings() -> dict[str, Any]:
     """What every adapter is given."""
     return {
         "api_keys": [API_KEY, OTHER_API_KEY],
-        "ping_interval": int(os.environ.get("PING_INTERVAL", "25")),
+        "ping_interval": PING_INTERVAL,
         "allowed_origins": [ALLOWED_ORIGIN],
     }
 
@@ -76,17 +98,18 @@ class Target:
 
     Attributes:
         command: serves it, on a port that the system chooses.
-        ended: what the server says at last when it ends as it should, if anything.
+        ended: what the server says at last when it ends as it should; some say nothing.
         prefix: the path under which the adapter serves.
         env: variables that the command needs besides `tests.adapters.serving.ENVIRONMENT`.
         has_websockets: whether it serves any; `/connection/uni_websocket` is 404 where not.
-        shares_redis: whether it needs `REDIS_URL`, as it is served by several processes.
-        sees_vanished: whether a stream over HTTP ends when its client's network is gone without a
-            packet; only servers that let the client's socket be seen make that possible.
-        gets_stuck: whether, while an app waits to send over a WebSocket, it never notices that the
-            client left; then only the server API ends the session.
+        processes: how many serve it; several need `REDIS_URL`.
+        ends_slow: whether the session of an app's own WebSocket ends when its client does not
+            read. It needs an adapter that stands between the app and its server, and a server
+            that lets it wait.
         gives_reasons: whether it closes a WebSocket with the reason, besides the code.
         logs_queries: whether its access log has the query of a request, whatever an app does.
+        own_errors: which exceptions the server itself logs with a traceback, as a pattern of the
+            line that says what was raised.
     """
 
     command: list[str]
@@ -94,11 +117,11 @@ class Target:
     prefix: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     has_websockets: bool = True
-    shares_redis: bool = False
-    sees_vanished: bool = False
-    gets_stuck: bool = False
+    processes: int = 1
+    ends_slow: bool = True
     gives_reasons: bool = True
     logs_queries: bool = False
+    own_errors: str = ""
 
     @property
     def server(self) -> str:
@@ -128,7 +151,13 @@ def hypercorn(app: str, prefix: str = "", *options: str, **differences: Any) -> 
         ),
         "",
         prefix,
-        **{"gets_stuck": True, **differences},
+        # What the system says of a client that has vanished; and that it stops while a message
+        # waits for an app that has ended.
+        **{
+            "own_errors": r"(TimeoutError|OSError): \[Errno 110\]|"
+            r"asyncio\.exceptions\.CancelledError$",
+            **differences,
+        },
     )
 
 
@@ -141,20 +170,25 @@ def daphne(app: str, prefix: str = "", *options: str, **differences: Any) -> Tar
         ),
         "",
         prefix,
-        **{"gives_reasons": False, "logs_queries": True, **differences},
+        # It takes whatever is sent, and keeps what is not read.
+        **{"ends_slow": False, "gives_reasons": False, "logs_queries": True, **differences},
     )
 
 
-def gunicorn(app: str, prefix: str = "", *options: str, **differences: Any) -> Target:
+def gunicorn(
+    app: str, prefix: str = "", *options: str, processes: int = 1, **differences: Any
+) -> Target:
     """The WSGI app that a function makes, with gunicorn."""
     return Target(
         python(
             *("-m", "gunicorn", "--bind=127.0.0.1:0", "--access-logfile=-"),
             # They would all use the same.
             "--no-control-socket",
+            *([f"--workers={processes}"] if processes > 1 else []),
             *(*options, f"{__package__}.{app}()"),
         ),
         "Shutting down: Master",
         prefix,
-        **{"has_websockets": False, "sees_vanished": True, **differences},
+        processes=processes,
+        **{"has_websockets": False, **differences},
     )

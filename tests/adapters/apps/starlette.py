@@ -99,7 +99,9 @@ def middleware() -> ASGIApp:
 
 
 TARGETS = {
-    "starlette, mounted routes": uvicorn("starlette:mounted_routes", "/rt", "--root-path=/proxied"),
-    "starlette, mounted app": uvicorn("starlette:mounted_app", "/a/rt"),
+    "starlette, mounted routes": uvicorn(
+        "starlette:mounted_routes", "/rt", "--root-path=/proxied", ends_slow=False
+    ),
+    "starlette, mounted app": uvicorn("starlette:mounted_app", "/a/rt", ends_slow=False),
     "starlette, middleware": uvicorn("starlette:middleware"),
 }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from tests.servers import python
 from usersessions import TokenError
 from usersessions.adapters.wsgi import UserSessionsWSGI, end_with_server
 from usersessions.http.wsgi import Environ, StartResponse
 
-from .shared import gunicorn, new_blocking_sessions, settings
+from .shared import Target, gunicorn, new_blocking_sessions, settings
 
 
 def plain() -> Callable[[Environ, StartResponse], Iterable[bytes]]:
@@ -33,7 +34,16 @@ def plain() -> Callable[[Environ, StartResponse], Iterable[bytes]]:
     return app
 
 
+def waitress(app: str, *options: str) -> Target:
+    """The WSGI app that a function makes, with waitress."""
+    command = ("waitress", "--listen=127.0.0.1:0", *options, "--call", f"{__package__}.{app}")
+    return Target(python("-m", *command), "", has_websockets=False)
+
+
+WITHOUT_LOSSES = {"wsgi, waitress": waitress("wsgi:plain", "--threads=8")}
+"""It shows nobody the socket of a client, so that the end of a stream is seen by writing alone."""
+
 TARGETS = {
     "wsgi, threads": gunicorn("wsgi:plain", "", "--threads=32"),
-    "wsgi, processes": gunicorn("wsgi:plain", "", "--workers=5", shares_redis=True),
+    "wsgi, processes": gunicorn("wsgi:plain", "", processes=5),
 }

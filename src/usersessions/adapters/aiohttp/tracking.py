@@ -131,7 +131,7 @@ async def track(
         await prepare()
         try:
             yield session
-        except ConnectionResetError:
+        except ConnectionError:
             # What is raised where something is sent to a client that has just left, or was told to.
             is_gone = request.transport is None or request.transport.is_closing()
             if not (websocket.closed or is_gone):

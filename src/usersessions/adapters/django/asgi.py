@@ -6,6 +6,8 @@ client has left. So what the project's URLs hand to us never gets there; all els
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import unquote
 
 from django import conf
@@ -21,7 +23,7 @@ __all__ = ["with_usersessions"]
 _URLS = "usersessions.adapters.django.urls"
 
 
-def with_usersessions(application: ASGIApp) -> ASGIApp:
+def with_usersessions(application: Callable[[Any, Any, Any], Awaitable[None]]) -> ASGIApp:
     """Serve the streams beside a Django project, and tell them when the server stops.
 
     What the project's URLs include of ours is served at the same paths, without its middleware;
