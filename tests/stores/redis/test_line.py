@@ -152,6 +152,20 @@ def test_who_does_not_ask_what_came_of_it_is_not_told(line: Line, link: StandInL
     assert [sent.name for sent in link.all_sent] == ["A", "B"]
 
 
+def test_where_no_thread_can_be_started_a_job_fails_and_the_next_one_may_not(
+    line: Line, link: StandInLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        assert submit(line, call("ONE")).outcomes == [Failed("no thread can be started")]
+        line.close(until=time.monotonic())
+    assert submit(line, call("TWO")).wait() == Answers((b"TWO",))
+    assert names(link) == [["TWO"]]
+
+
 def test_an_error_of_one_job_is_no_error_of_another(line: Line, link: StandInLink) -> None:
     link.hang()
     submit(line, call("FIRST"))

@@ -118,18 +118,17 @@ class Line:
 
         Args:
             calls: they go out together, in this order.
-            done: must not block or raise.
+            done: must not block or raise; where no thread can be started, it is told at once.
             until: on the monotonic clock; later than that they are not begun.
         """
+        job = _Job(calls, done, until)
         with self._changed:
-            self._jobs.append(_Job(calls, done, until))
-            if self._thread is None:
-                self._closed = False
-                self._thread = threading.Thread(
-                    target=self._run, name="usersessions-redis", daemon=True
-                )
-                self._thread.start()
-            self._changed.notify()
+            can_be_made = self._thread is not None or self._start()
+            if can_be_made:
+                self._jobs.append(job)
+                self._changed.notify()
+        if not can_be_made:
+            _tell(job, Failed("no thread can be started"))
 
     def close(self, *, until: float) -> None:
         """Finish what was submitted, if it can be done until then, and end the thread."""
@@ -143,6 +142,16 @@ class Line:
                 # It waits for a reply that does not come.
                 self._link.close()
                 thread.join(_PATIENCE)
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, name="usersessions-redis", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # There are too many, or the interpreter is about to end.
+            return False
+        self._thread, self._closed = thread, False
+        return True
 
     def _run(self) -> None:
         try:
