@@ -285,8 +285,9 @@ class NotRead:
     accessed = False
 
 
-def test_a_session_that_did_not_say_who_the_user_is_is_left_alone() -> None:
-    scope = {"type": "websocket", "user": User(7), "session": NotRead()}
+@pytest.mark.parametrize("session", [NotRead(), {}, None])
+def test_a_session_that_did_not_say_who_the_user_is_is_left_alone(session: object) -> None:
+    scope = {"type": "websocket", "user": User(7), "session": session}
     assert identify_user(scope) == Identity("7")
 
 

@@ -464,9 +464,13 @@ def test_a_login_is_known_by_the_note_in_its_session_alone() -> None:
     noted = login_of(user, login)
     assert noted.user == "1" and noted.token_id
     assert noted.issued_at == pytest.approx(time.time(), abs=60)
-    # Another way to log in, such as a token, says who it is.
+    # Another way to log in, such as a token, says who it is; and says nothing of the login.
     user.pk = 2
     assert login_of(user, login) == Identity("2")
+    request.session = login  # type: ignore[assignment]
+    user_logged_in.send(sender=Login, request=request, user=user)
+    user.pk = 1
+    assert login_of(user, login) == noted
 
 
 def test_nobody_has_no_sessions_of_their_own() -> None:

@@ -56,7 +56,7 @@ def identify_user(scope: Scope) -> Identity | None:
     if user is None or not user.is_authenticated:
         return None
     # One that did not say who the user is may be in a database still, for which nobody waits here.
-    return login_of(user, session if session is not None and session.accessed else None)
+    return login_of(user, session if getattr(session, "accessed", False) else None)
 
 
 class UserSessionsMiddleware:

@@ -44,8 +44,8 @@ def login_of(user: Any, session: Any) -> Identity:
     return Identity(identity.user, token_id=note["id"], issued_at=note["at"])
 
 
-def _note(sender: object, request: Any, **options: Any) -> None:
+def _note(sender: object, request: Any, user: Any, **options: Any) -> None:
     session = getattr(request, "session", None)
-    # What sends the signal may have given a token instead.
-    if session is not None and SESSION_KEY in session:
+    # What sends the signal may have given a token instead, and to another user than the session's.
+    if session is not None and session.get(SESSION_KEY) == str(user.pk):
         session[_NOTE] = {"id": secrets.token_urlsafe(16), "at": time.time()}

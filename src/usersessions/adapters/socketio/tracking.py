@@ -190,7 +190,8 @@ class Tracking(Generic[S]):
         try:
             socket.session = yield from Do(partial(enter, hold))
         except ConnectRefused as refused:
-            yield from self._gone(namespace, sid, self._sio.reason.SERVER_DISCONNECT)
+            # It stays known until the server has let go of it, so that nothing is heard from it.
+            yield from self._tell_gone(namespace, sid, self._sio.reason.SERVER_DISCONNECT)
             raise refusal(refused) from refused
         self._holds[sid] = hold
         return accepted
@@ -225,13 +226,16 @@ class Tracking(Generic[S]):
 
     def _gone(self, namespace: str, sid: str, *reason: str) -> Flow[None]:
         yield from self._leave(sid)
+        try:
+            yield from self._tell_gone(namespace, sid, *reason)
+        finally:
+            self._sockets.pop(sid, None)
+
+    def _tell_gone(self, namespace: str, sid: str, *reason: str) -> Flow[None]:
         # One that fails must not be raised, whatever its namespace: the server would leave out what
         # else was on the same transport.
         event = ("disconnect", namespace, sid, *reason)
-        try:
-            yield from Do(partial(self._call, self._trigger, *event, what="disconnect", client=sid))
-        finally:
-            self._sockets.pop(sid, None)
+        yield from Do(partial(self._call, self._trigger, *event, what="disconnect", client=sid))
 
     def _known(self, namespace: str, room: Any) -> Iterator[tuple[str, str]]:
         # The server counts among a namespace whoever is still being let in.
