@@ -118,7 +118,9 @@ async def test_many_are_looked_for_at_once(
     assert (limit_of(many[0].ours), limit_of(many[1].ours), len(looks)) == (3, 13, 2)
 
 
-@pytest.mark.parametrize("client", [None, (), ("/run/app.sock", None), ["localhost"], "ab", 5])
+@pytest.mark.parametrize(
+    "client", [None, (), ("/run/app.sock", None), ["localhost"], "ab", 5, ("203.0.113.9", 0)]
+)
 @pytest.mark.anyio
 async def test_a_client_without_a_port_is_not_looked_for(client: object, looks: list[str]) -> None:
     bound_hidden(client)

@@ -4,8 +4,8 @@
    sent has not been acknowledged for some seconds (TCP_USER_TIMEOUT, RFC 5482): then its server
    notices, on Linux.
 2. Servers on event loops hide the socket of a connection, but say who is at its other end. So it is
-   looked for among all that the process has open: for many connections at once, and never for more
-   than a twentieth of the time.
+   looked for among all that the process has open: for many connections at once, and for about a
+   twentieth of the time at most.
 3. Only connections that carry a session are asked so. The others of the same server may be as
    silent, and as slow, as they like.
 """
@@ -71,7 +71,8 @@ def bound_hidden(client: Any, *, seconds: int = MAX_UNACKNOWLEDGED) -> None:
         seconds: as for `bound_silence`.
     """
     match client:
-        case [str() as host, int() as port]:
+        # What a proxy says of a client comes without a port, which is 0 then.
+        case [str() as host, int() as port] if port:
             loop = asyncio.get_running_loop()
             search = _searches.get(loop) or _searches.setdefault(loop, _Search())
             search.add((host, port), seconds)

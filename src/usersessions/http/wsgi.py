@@ -234,10 +234,12 @@ def _body(environ: Environ) -> Iterator[bytes]:
     elif not environ.get("wsgi.input_terminated"):
         # Without a length, reading could go on into whatever comes next, or wait for ever.
         return
+    whole = left
     while left and (chunk := environ["wsgi.input"].read(min(left, MAX_BODY_BYTES + 1))):
         left -= len(chunk)
         yield chunk
-    if left and has_length:
+    # Where a middleware has read all of it before, nothing comes.
+    if has_length and 0 < left < whole:
         raise EOFError("the body is shorter than its length")
 
 
