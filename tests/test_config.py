@@ -542,9 +542,15 @@ async def test_a_login_that_is_too_young_may_not_end_others() -> None:
         assert await old.end_others(current=session.client) == Closed()
 
 
+@pytest.fixture
+def without_tokens() -> AsyncUserSessions:
+    """Made outside of the event loop: it imports an HTTP client, which takes its time."""
+    return Settings(connect_proxy_url="http://127.0.0.1:1/", allow_anonymous=True).sessions()
+
+
 @pytest.mark.anyio
-async def test_a_connect_proxy_alone_is_enough() -> None:
-    sessions = Settings(connect_proxy_url="http://127.0.0.1:1/", allow_anonymous=True).sessions()
+async def test_a_connect_proxy_alone_is_enough(without_tokens: AsyncUserSessions) -> None:
+    sessions = without_tokens
     with pytest.raises(ConnectRefused, match="3004"):
         async with sessions.connect(transport="websocket"):
             raise AssertionError("not admitted")

@@ -575,5 +575,5 @@ def test_the_development_server_serves_streams_and_reloads(tmp_path: Path) -> No
 
         with open_stream(server.url + "/rt", "uni_sse", {"token": token(user)}) as stream:
             assert list(connections(server.url + "/rt", user)) == [stream.client()]
-            until(reloaded, what="a reload")
+            until(reloaded, what="a reload", seconds=30.0)
         assert "Traceback" not in server.output
