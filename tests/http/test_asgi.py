@@ -28,6 +28,7 @@ from usersessions.http.asgi import (
     read_headers,
     read_request,
     send_response,
+    spared_scope,
 )
 from usersessions.http.base import MAX_BODY_BYTES, MAX_DISCARDED, Response
 from usersessions.stores.base import Register
@@ -648,3 +649,11 @@ async def test_cancelling_a_request_at_any_step_is_not_held_up() -> None:
         exchange = Exchange(app, request, [{"type": "http.request", "body": LIST}])
         was_running.append(await cancelled_after(count, exchange, sessions))
     assert was_running[0] and not was_running[-1]
+
+
+async def test_what_a_server_logs_has_no_token_and_what_the_app_is_given_has_it() -> None:
+    query = b"room=5&access_token=secret"
+    outer = scope("/echo", kind="websocket", query=query)
+    inner = spared_scope(outer)
+    assert outer["query_string"] == b"room=5"
+    assert inner == {**outer, "query_string": query}

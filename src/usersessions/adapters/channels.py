@@ -29,7 +29,7 @@ from typing import Any
 
 from ..errors import ConfigError, require
 from ..http.app import UserSessionsApp
-from ..http.asgi import ASGIApp, Message, Receive, Scope, Send, hide_token, path_of
+from ..http.asgi import ASGIApp, Message, Receive, Scope, Send, path_of, spared_scope
 from ..http.endpoints import PATHS, WEBSOCKET_PATH
 from ..http.event_streams import TrackEventStreams
 from ..http.tracking import Identify, TrackWebSockets, session_of
@@ -169,10 +169,7 @@ class UserSessionsRouter:
             scope["root_path"] = scope["path"].removesuffix(rest)
             await self._ours(scope, receive, send)
         else:
-            inner = dict(scope)
-            # Middlewares inside copy the scope: here alone, the server's log can be spared a token.
-            hide_token(scope)
-            await self._inner(inner, receive, send)
+            await self._inner(spared_scope(scope), receive, send)
 
 
 def _lenient(consumer: ASGIApp) -> ASGIApp:

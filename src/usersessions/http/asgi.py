@@ -33,13 +33,13 @@ __all__ = [
     "Send",
     "StreamServer",
     "Tracked",
-    "hide_token",
     "path_of",
     "peer_of",
     "read_handshake",
     "read_headers",
     "read_request",
     "send_response",
+    "spared_scope",
 ]
 
 # As the ASGI specification has them, and so every framework.
@@ -100,16 +100,25 @@ def read_headers(scope: Scope) -> dict[str, str]:
     return headers
 
 
-def hide_token(scope: Scope) -> str:
-    """Take a token out of the query in the scope of an app's own, and give the query as it came."""
+def read_handshake(scope: Scope) -> Request:
+    """Read what opens a connection of the app's own; a token in its query is taken out."""
+    return Request("GET", _hide_token(scope), read_headers(scope))
+
+
+def spared_scope(scope: Scope) -> Scope:
+    """A copy of the scope as it came, for the app; a token in the query of this one is taken out.
+
+    Middlewares inside copy the scope again: out here alone, the server's log can be spared a token.
+    """
+    inner = dict(scope)
+    _hide_token(scope)
+    return inner
+
+
+def _hide_token(scope: Scope) -> str:
     query: str = scope.get("query_string", b"").decode("latin-1")
     scope["query_string"] = without_token(query).encode("latin-1")
     return query
-
-
-def read_handshake(scope: Scope) -> Request:
-    """Read what opens a connection of the app's own; a token in its query is taken out."""
-    return Request("GET", hide_token(scope), read_headers(scope))
 
 
 async def send_response(response: Response, send: Send) -> None:

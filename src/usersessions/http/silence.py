@@ -97,12 +97,11 @@ class _Search:
         self._go_on(silences, iter(descriptors))
 
     def _go_on(self, silences: dict[_Peer, int], descriptors: Iterator[int]) -> None:
-        looked_at = 0
-        for descriptor in islice(descriptors, DESCRIPTORS_AT_ONCE):
-            looked_at += 1
+        some = list(islice(descriptors, DESCRIPTORS_AT_ONCE))
+        for descriptor in some:
             _look_at(descriptor, silences)
         # A process may have very many, and others are served meanwhile.
-        if silences and looked_at:
+        if silences and some:
             asyncio.get_running_loop().call_soon(self._go_on, silences, descriptors)
 
 

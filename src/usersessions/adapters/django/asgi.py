@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import Resolver404, get_script_prefix, resolve, reverse
 from django.urls.exceptions import NoReverseMatch
 
-from ...http.asgi import ASGIApp, Receive, Scope, Send, hide_token, path_of
+from ...http.asgi import ASGIApp, Receive, Scope, Send, path_of, spared_scope
 from .conf import configured
 
 __all__ = ["with_usersessions"]
@@ -46,10 +46,7 @@ def with_usersessions(application: Callable[[Any, Any, Any], Awaitable[None]]) -
         if scope["type"] == "lifespan" or _takes(scope, prefix):
             await ours(scope, receive, send)
         else:
-            inner = dict(scope)
-            # Middlewares inside copy the scope: here alone, the server's log can be spared a token.
-            hide_token(scope)
-            await application(inner, receive, send)
+            await application(spared_scope(scope), receive, send)
 
     return served
 

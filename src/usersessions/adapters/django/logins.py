@@ -34,18 +34,18 @@ def login_of(user: Any, session: Any) -> Identity:
         user: the user.
         session: the Django session of the login; None where there is none.
     """
-    identity = Identity(str(user.pk))
-    # Something else than the session may have said who it is.
-    if session is None or session.get(SESSION_KEY) != identity.user:
-        return identity
-    note = session.get(_NOTE)
+    note = session.get(_NOTE) if _is_login_of(user, session) else None
     if note is None:
-        return identity
-    return Identity(identity.user, token_id=note["id"], issued_at=note["at"])
+        return Identity(str(user.pk))
+    return Identity(str(user.pk), token_id=note["id"], issued_at=note["at"])
 
 
 def _note(sender: object, request: Any, user: Any, **options: Any) -> None:
-    session = getattr(request, "session", None)
-    # What sends the signal may have given a token instead, and to another user than the session's.
-    if session is not None and session.get(SESSION_KEY) == str(user.pk):
+    session: Any = getattr(request, "session", None)
+    if _is_login_of(user, session):
         session[_NOTE] = {"id": secrets.token_urlsafe(16), "at": time.time()}
+
+
+def _is_login_of(user: Any, session: Any) -> bool:
+    # Something else may say who it is, such as a token, beside the session of another user.
+    return session is not None and session.get(SESSION_KEY) == str(user.pk)
