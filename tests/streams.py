@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import struct
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,7 @@ from typing_extensions import Self
 __all__ = [
     "KINDS",
     "Answer",
+    "Reader",
     "Stream",
     "WebSocket",
     "ask",
@@ -266,6 +268,36 @@ class WebSocket(Stream):
     def _close(self) -> None:
         self._file.close()
         self._connection.close()
+
+
+class Reader:
+    """Reads a stream to its end in a thread of its own, as clients do.
+
+    So each ping is answered in time: some servers miss who does not answer within a second.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.frames: list[bytes] = []
+        """What has come so far."""
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def to_end(self) -> list[bytes]:
+        """All frames up to a clean end."""
+        self._thread.join(TIMEOUT_SECONDS)
+        assert not self._thread.is_alive(), f"the stream did not end: {self.frames}"
+        if self._error is not None:
+            raise self._error
+        return self.frames
+
+    def _read(self) -> None:
+        try:
+            while (frame := self.stream.frame()) is not None:
+                self.frames.append(frame)
+        except BaseException as error:
+            self._error = error
 
 
 def open_stream(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +29,15 @@ from tests.adapters.serving import (
 )
 from tests.redis_servers import RedisServer
 from tests.servers import python, until
-from tests.streams import Stream, WebSocket, closed_with, command, open_stream, open_websocket
+from tests.streams import (
+    Reader,
+    Stream,
+    WebSocket,
+    closed_with,
+    command,
+    open_stream,
+    open_websocket,
+)
 from usersessions import RedisStore, UserSessions
 
 SLOW_SECONDS = 5.0
@@ -164,44 +170,31 @@ def test_a_server_pings_misses_who_vanished_and_tells_the_others_when_it_is_stop
         for stream in streams:
             frame = stream.frame()
             assert frame is not None and json.loads(frame)["connect"]["ping"] == 1
+        readers = [Reader(stream) for stream in streams]
         if number == signal.SIGTERM:
-            while_pinged(streams, lambda: gone(url, lost, seconds=0.5))
+            gone(url, lost, seconds=SILENCE_SECONDS)
+            until(lambda: all(reader.frames for reader in readers), what="all to be pinged")
 
-        own = open_own(running, user, opened) if has_own else None
+        own = Reader(open_own(running, user, opened)) if has_own else None
         until(
             lambda: len(connections(url, user)) == len(streams) + has_own, what="all to be listed"
         )
 
         server.process.send_signal(number)
-        for stream in streams:
-            assert [frame for frame in stream.frames() if frame != b"{}"] == [SHUTDOWN]
+        for reader in readers:
+            *pings, last = reader.to_end()
+            assert (set(pings) <= {b"{}"}, last) == (True, SHUTDOWN)
         if target.has_websockets:
             assert closed_with(streams[2]) == running.closing(3001, "shutdown")
         if own is not None:
-            assert own.frames() == []
-            assert own.closed == running.closing(3001, "shutdown")
+            assert own.to_end() == []
+            assert closed_with(own.stream) == running.closing(3001, "shutdown")
         # That clients keep their connections open holds nothing up; gunicorn would give them 30 s.
         status = server.process.wait(10.0)
         assert status in (0, -number)
         assert target.ended in server.output
         check_log(running)
         assert observer.info() == ()
-
-
-def while_pinged(streams: list[Stream], probe: Callable[[], None]) -> None:
-    """Try until a probe no longer fails, and read a ping of each stream before that, each time.
-
-    Clients have to read: some servers miss those who do not answer the pings of a WebSocket.
-    """
-    deadline = time.monotonic() + SILENCE_SECONDS
-    while True:
-        for stream in sorted(streams, key=lambda one: not isinstance(one, WebSocket)):
-            assert stream.frame() == b"{}"
-        try:
-            return probe()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
 
 
 def nodes(url: str) -> list[Any]:

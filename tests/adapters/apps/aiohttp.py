@@ -24,7 +24,8 @@ def _app(sessions: AsyncUserSessions, **options: Any) -> web.Application:
         return web.Response(text=identity.user)
 
     async def echo(request: web.Request) -> web.StreamResponse:
-        websocket = web.WebSocketResponse(heartbeat=PING_INTERVAL)
+        # A client has half of that to answer, which a busy machine may be late for.
+        websocket = web.WebSocketResponse(heartbeat=2 * PING_INTERVAL)
         async with track(request, websocket, sessions, allowed_origins=[ALLOWED_ORIGIN]) as session:
             async for message in websocket:
                 session.touch()
