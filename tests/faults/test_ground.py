@@ -40,7 +40,7 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
 @pytest.fixture
 def client(proxy: Proxy) -> Iterator[redis.Redis]:
     """A client with one connection by way of the proxy."""
-    with closing(client_of(proxy.url, timeout=0.3)) as connected:
+    with closing(client_of(proxy.url, timeout=1.0)) as connected:
         connected.ping()
         yield connected
 
@@ -61,7 +61,7 @@ def test_the_proxy_delays_each_way_and_heals_at_once(proxy: Proxy, client: redis
     proxy.delay(0.05)
     began = time.monotonic()
     client.ping()
-    assert 0.1 <= time.monotonic() - began < 0.25
+    assert 0.1 <= time.monotonic() - began < 0.9
     proxy.delay(3600)
     with pytest.raises(redis.TimeoutError):
         client.incr("key")
