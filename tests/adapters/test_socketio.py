@@ -65,7 +65,7 @@ TRANSPORTS = ("websocket", "polling")
 BYE = {"code": 4501, "reason": "bye"}
 COME_BACK = {"code": 3011, "reason": "force reconnect"}
 AT_ONCE: dict[str, Any] = {"reconnection_delay": 0.1, "randomization_factor": 0.0}
-PING: dict[str, Any] = {"ping_interval": 1, "ping_timeout": 1}
+PING: dict[str, Any] = {"ping_interval": 1, "ping_timeout": 2}
 
 
 def say(*words: object) -> None:
@@ -307,6 +307,9 @@ def client(
         yield heard
     finally:
         sio.shutdown()
+        # One that was just coming back has come back by then.
+        if sio.connected:
+            sio.disconnect()
 
 
 def control(server: Server, method: str, **params: object) -> Any:
