@@ -843,10 +843,22 @@ def test_settings_are_checked_at_once() -> None:
     sio = socketio.Server(async_mode="threading")
     with pytest.raises(ConfigError, match="make identify a plain function"):
         track(sio, UserSessions(), identify=later)
-    with pytest.raises(ConfigError, match="namespaces must be a list"):
+    with pytest.raises(ConfigError, match="namespaces must be a list of strings, not one"):
         track(sio, UserSessions(), namespaces="/chat")
     with pytest.raises(ConfigError, match="trusted_hops"):
         track(sio, UserSessions(), trusted_hops=-1)
+
+
+@pytest.mark.parametrize(
+    "namespaces", [["chat"], ["/", "chat"], ["*"], [""], [], [None], [b"/chat"]], ids=repr
+)
+def test_namespaces_that_would_leave_sockets_unchecked_are_refused(namespaces: Any) -> None:
+    sio = socketio.Server(async_mode="threading")
+    triggers = sio._trigger_event
+    with pytest.raises(ConfigError, match=r'such as \["/", "/chat"\], each with its slash'):
+        track(sio, UserSessions(), namespaces=namespaces)
+    # The server is as it was.
+    assert sio._trigger_event == triggers
 
 
 def test_whoever_asks_for_a_socket_that_is_not_there_is_told_so() -> None:

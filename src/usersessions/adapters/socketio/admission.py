@@ -22,6 +22,7 @@ from ...http.connection import (
     read_first_message,
     remote_address,
 )
+from ...http.handshakes import identity_of
 from ...models import Identity
 from ...operations import Admitted
 from ...strictjson import dumps
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 Who: TypeAlias = "Identity | str | None"
 Identify: TypeAlias = Callable[[str, "dict[str, Any]", Any], "Who | Awaitable[Who]"]
+"""A function that `track` takes as `identify`; called as a `connect` handler is."""
 
 
 class Admission:
@@ -89,9 +91,8 @@ class Admission:
         except InvalidValue as error:
             raise ConnectRefused(DisconnectCode.BAD_REQUEST) from error
         if token is None and _lets_all_in(self._sio.eio.cors_allowed_origins):
-            check_origin(headers, ())
-        given: dict[str, Any] = {"user" if isinstance(who, str) else "identity": who}
-        flow = self._sessions.operations.admit(request, **given)
+            check_origin(headers, (), client=sid)
+        flow = self._sessions.operations.admit(request, identity=identity_of(who))
         admitted: Admitted = yield from Do(partial(self._sessions.run, flow))
         return admitted
 

@@ -41,7 +41,11 @@ S = TypeVar("S", Session, AsyncSession)
 _NOT_HERE = "no socket with this sid is connected here"
 
 DISCONNECT_EVENT = "usersessions:disconnect"
-"""The event that tells a client why it is about to be disconnected: `{"code", "reason"}`."""
+"""The event that tells a client why it is about to be disconnected: `{"code", "reason"}`.
+
+A client in Python listens with `@sio.on(DISCONNECT_EVENT)`, one in JavaScript with
+`socket.on("usersessions:disconnect", ({code, reason}) => ...)`.
+"""
 
 
 @overload
@@ -85,13 +89,15 @@ def track(
         identify: says who connects where your app knows better. Given what a `connect` handler is,
             `(sid, environ, auth)`, it returns an `Identity`, a user ID, or None to go on as above;
             it raises `ConnectRefused` to refuse. With an `AsyncServer` it may be async.
-        namespaces: those whose sockets are sessions, such as `["/", "/chat"]`; None is all.
+        namespaces: those whose sockets are sessions, such as `["/", "/chat"]`, each beginning with
+            a slash; None is all.
         trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`, so
             that lists show the client's address; 0 believes no such header.
 
     Raises:
-        ConfigError: if a value cannot work, one of `sio` and `sessions` is async and the other is
-            not, or `sio` lets everybody in first, with `always_connect`.
+        ConfigError: if a value cannot work, such as a namespace that there cannot be, one of `sio`
+            and `sessions` is async and the other is not, or `sio` lets everybody in first, with
+            `always_connect`.
 
     >>> tracking = track(socketio.Server(async_mode="threading"), UserSessions())
     """
@@ -118,10 +124,8 @@ class Tracking(Generic[S]):
             )
         if not awaits and is_async(identify):
             raise ConfigError("a Server cannot await: make identify a plain function")
-        if isinstance(namespaces, str):
-            raise ConfigError("namespaces must be a list of strings, not one string")
         self._sio, self._sessions = sio, sessions
-        self._namespaces = namespaces
+        self._namespaces = _checked(namespaces)
         self._admit = Admission(sio, sessions, identify=identify, trusted_hops=trusted_hops)
         self._drive: Any = partial(arun, answer=aanswer) if awaits else partial(run, answer=answer)
         self._call = call_awaited if awaits else call_plain
@@ -139,6 +143,9 @@ class Tracking(Generic[S]):
 
         Raises:
             NoSuchSession: if no such socket is connected here.
+
+        >>> def whoami(sid):
+        ...     return tracking.identity(sid).user
         """
         socket = self._sockets.get(sid)
         if socket is None or socket.admitted is None:
@@ -150,6 +157,9 @@ class Tracking(Generic[S]):
 
         Raises:
             NoSuchSession: if no such socket is connected here.
+
+        >>> def refresh(sid, token):
+        ...     tracking.session(sid).refresh(token)
         """
         socket = self._sockets.get(sid)
         if socket is None or socket.session is None:
@@ -274,6 +284,21 @@ class Tracking(Generic[S]):
         hold = self._holds.pop(sid, None)
         if hold is not None:
             yield from Do(partial(leave, hold))
+
+
+def _checked(namespaces: Collection[str] | None) -> frozenset[str] | None:
+    if namespaces is None:
+        return None
+    if isinstance(namespaces, str):
+        raise ConfigError("namespaces must be a list of strings, not one string")
+    # One that no client can ask for would leave without a check those that are meant. So would an
+    # empty list, and "*", which means all of them to Socket.IO's handlers alone.
+    if not namespaces or not all(isinstance(each, str) and each[:1] == "/" for each in namespaces):
+        raise ConfigError(
+            'namespaces must be a list such as ["/", "/chat"], each with its slash; leave it out, '
+            "and all are tracked"
+        )
+    return frozenset(namespaces)
 
 
 @dataclass(slots=True)
