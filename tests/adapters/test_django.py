@@ -7,23 +7,23 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
+import httpx
 import pytest
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.signals import user_logged_in
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest, HttpResponse
-from django.test import RequestFactory, override_settings
-from django.urls import set_script_prefix
+from django.test import Client, RequestFactory, override_settings
+from django.urls import include, path, set_script_prefix
 
 from tests.adapters.apps import django as project
 from tests.adapters.apps.shared import API_KEY, SECRET, gunicorn, uvicorn
@@ -42,7 +42,7 @@ from tests.redis_servers import RedisServer
 from tests.secrecy import said
 from tests.servers import python, serving, until
 from tests.streams import Stream, ask, open_stream
-from usersessions import Closed, ConnectRequest, Disconnect, Identity
+from usersessions import ConnectRequest, Disconnect, Identity
 from usersessions.adapters.django import (
     get_async_sessions,
     get_sessions,
@@ -241,6 +241,53 @@ def test_a_function_that_asks_the_database_leaves_no_connection_open(tmp_path: P
     assert done.stdout.split() == ["None", "False"]
 
 
+def test_a_stream_holds_no_database_connection_not_even_one_that_persists(tmp_path: Path) -> None:
+    script = (
+        "from wsgiref.util import setup_testing_defaults\n"
+        "from django.conf import settings\n"
+        "from tests.adapters.apps.django import project\n"
+        "from usersessions import Identity\n"
+        "def who(request):\n"
+        "    connection.ensure_connection()\n"
+        "    return Identity('42')\n"
+        "def middleware(get_response):\n"
+        "    def answer(request):\n"
+        "        response = get_response(request)\n"
+        "        connection.ensure_connection()\n"
+        "        return response\n"
+        "    return answer\n"
+        "options = project()\n"
+        "options['DATABASES']['default'] |= {'CONN_MAX_AGE': 600, 'ATOMIC_REQUESTS': True}\n"
+        "options['MIDDLEWARE'] = ['__main__.middleware']\n"
+        "options['USERSESSIONS'] |= {'CONNECT_PROXY': who, 'ON_DISCONNECT': print}\n"
+        "settings.configure(**options)\n"
+        "from django.core.wsgi import get_wsgi_application\n"
+        "from django.db import connection, transaction\n"
+        "application = get_wsgi_application()\n"
+        "def begin():\n"
+        "    environ = {'PATH_INFO': '/rt/connection/uni_sse', 'QUERY_STRING': 'cf_connect={}'}\n"
+        "    setup_testing_defaults(environ)\n"
+        "    response = application(environ, lambda *_: None)\n"
+        "    frame = next(iter(response))\n"
+        "    return response, b'connect' in frame, connection.connection is None\n"
+        "response, *found = begin()\n"
+        "print(found)\n"
+        "response.close()\n"
+        "with transaction.atomic():\n"
+        "    response, *found = begin()\n"
+        "    print(found)\n"
+        "response.close()\n"
+    )
+    env = {**os.environ, **ENVIRONMENT, "DATABASE": str(tmp_path / "db")}
+    done = subprocess.run(python("-c", script), env=env, capture_output=True, text=True, timeout=60)
+    said_of_streams = done.stdout.splitlines()
+    assert said_of_streams[0] == "[True, True]", done.stderr
+    # What the app does with it in a block of its own is its business, as in a test of it.
+    assert "[True, False]" in said_of_streams
+    # Its session ended with the stream.
+    assert len(said_of_streams) == 4
+
+
 # Views of the project's own -----------------------------------------------------------------------
 
 
@@ -416,31 +463,83 @@ def test_who_logs_out_is_closed_and_cannot_come_back_by_the_cookie(site: Running
         assert len(connections(site.url, "1")) == 1
 
 
+LOG_OUT = """
+import sys
+from types import ModuleType, SimpleNamespace
+
+import django
+from django.conf import settings
+
+from tests.adapters.apps.django import project
+from tests.pages import blocks
+from usersessions import StoreUnavailable
+
+options = project("site_urls")
+options["INSTALLED_APPS"].append("django.contrib.sessions")
+options["SESSION_ENGINE"] = "django.contrib.sessions.backends.db"
+options["ALLOWED_HOSTS"] = ["testserver"]
+options["DATABASES"]["default"]["ATOMIC_REQUESTS"] = True
+settings.configure(**options)
+django.setup()
+
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.core.management import call_command
+from django.db import connection
+from django.test import Client
+from django.urls import path
+
+
+def disconnect(user, **options):
+    print("told", user, connection.in_atomic_block, Session.objects.count())
+    raise StoreUnavailable("Redis is away")
+
+
+sessions = SimpleNamespace(disconnect=disconnect)
+sys.modules["live"] = SimpleNamespace(blocking_sessions=sessions)
+names = {"__name__": "page"}
+exec(next(each.code for each in blocks(sys.stdin.read()) if "def log_out(" in each.code), names)
+names["get_sessions"] = lambda: sessions
+names["log_out"].login_required = False
+sys.modules["site_urls"] = ModuleType("site_urls")
+sys.modules["site_urls"].urlpatterns = [path("log-out", names["log_out"])]
+
+call_command("migrate", verbosity=0)
+browser = Client()
+browser.force_login(User.objects.create(pk=7, username="anna"))
+print("a foreign image", browser.get("/log-out").status_code, Session.objects.count())
+print("a form", browser.post("/log-out").status_code < 400, Session.objects.count())
+print("once more", browser.post("/log-out").status_code < 400)
+"""
+
+
 @pytest.mark.parametrize("page", ["django", "channels"])
-def test_the_logout_of_a_page_ends_the_login_before_its_connections(
-    page: str, monkeypatch: pytest.MonkeyPatch
+def test_the_logout_of_a_page_stands_before_its_connections_are_closed_and_if_they_cannot_be(
+    page: str,
 ) -> None:
-    done: list[str] = []
-    nothing = Closed((), ())
-
-    def disconnect(user: str, **options: object) -> Closed:
-        done.append(f"disconnect {user}")
-        return nothing
-
-    sessions = SimpleNamespace(disconnect=disconnect)
-    monkeypatch.setitem(sys.modules, "live", cast(Any, SimpleNamespace(blocking_sessions=sessions)))
-    text = (DOCS / f"{page}.md").read_text()
-    names: dict[str, Any] = {"__name__": page}
-    exec(next(block.code for block in blocks(text) if "def log_out(" in block.code), names)
-    names["get_sessions"] = lambda: sessions
-    names["logout"] = lambda request: done.append("logout")
-    names["redirect"] = HttpResponse
-    request: Any = RequestFactory().post("/")
-    for pk in (7, None):
-        request.user = SimpleNamespace(pk=pk, is_authenticated=pk is not None)
-        assert names["log_out"](request).status_code == 200
+    done = subprocess.run(
+        python("-c", LOG_OUT),
+        input=(DOCS / f"{page}.md").read_text(),
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == [
+        "a foreign image 405 1",
+        # No transaction is open any more, and the login is gone.
+        "told 7 False 0",
+        "a form True 0",
         # Who has no login is nobody, and no user of the name "None".
-        assert done == ["logout", "disconnect 7"]
+        "once more True",
+    ], done.stderr
+
+
+@pytest.mark.parametrize("page", ["django", "channels"])
+def test_the_project_of_a_page_is_protected_from_forged_requests(page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text()
+    settings_py = next(block.code for block in blocks(text) if block.title == "settings.py")
+    assert "django.middleware.csrf.CsrfViewMiddleware" in settings_py
 
 
 class Login(dict[str, Any]):
@@ -518,6 +617,60 @@ def test_urls_that_do_not_include_ours_are_an_error() -> None:
         with_usersessions(lambda scope, receive, send: asyncio.sleep(0))
 
 
+OURS = include("usersessions.adapters.django.urls")
+
+
+@pytest.mark.parametrize(
+    ("urls", "prefix"),
+    [
+        ([path("rt/", OURS)], "/rt"),
+        ([path("v1/", include(([path("rt/", OURS)], "api")))], "/v1/rt"),
+        ([path("v1/", include(([path("", include(([path("", OURS)], "b")))], "a")))], "/v1"),
+        ([path("v1/", include(([], "other"))), path("v2/", include([path("", OURS)]))], "/v2"),
+    ],
+    ids=["plain", "in a namespace", "in two", "beside one"],
+)
+@pytest.mark.anyio
+async def test_ours_may_be_in_a_namespace_of_the_project(urls: list[Any], prefix: str) -> None:
+    set_script_prefix("/")
+    with override_settings(USERSESSIONS=TOKENS, ROOT_URLCONF=tuple(urls)):
+        served = with_usersessions(StandIn())
+        for path_, status in ((f"{prefix}/api", 401), ("/api", 299), (f"{prefix}/other", 299)):
+            transport = httpx.ASGITransport(app=served)
+            async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+                assert (await client.post(path_)).status_code == status
+
+
+class StandIn:
+    """Stands for Django, and answers 299 to all."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+        await send({"type": "http.response.body"})
+
+
+def test_ours_at_a_path_that_varies_are_an_error_that_says_so() -> None:
+    set_script_prefix("/")
+    with (
+        override_settings(USERSESSIONS=TOKENS, ROOT_URLCONF=(path("<slug:tenant>/rt/", OURS),)),
+        pytest.raises(ImproperlyConfigured, match="no part of the path before it may vary, as in"),
+    ):
+        with_usersessions(StandIn())
+
+
+# The project's own tests --------------------------------------------------------------------------
+
+
+def test_the_test_client_is_no_server_of_several_workers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with override_settings(
+        USERSESSIONS=TOKENS, ROOT_URLCONF=(path("rt/", OURS),), ALLOWED_HOSTS=["testserver"]
+    ):
+        assert Client().post("/rt/api").status_code == 401
+    assert "several worker processes" not in caplog.text
+
+
 # manage.py ----------------------------------------------------------------------------------------
 
 
@@ -545,9 +698,13 @@ def test_a_command_lists_and_closes_what_the_servers_hold(tmp_path: Path) -> Non
             closed = managed("usersessions", "close", user, *options, REDIS_URL=redis.url)
             assert (closed.stdout, closed.stderr) == (f"{client}  closed\n", "")
             assert stream.frames() == [last(4001, "bye")]
+        again = managed("usersessions", "close", user, REDIS_URL=redis.url)
+        assert (again.returncode, again.stdout) == (0, "There is no such session.\n")
         assert managed("usersessions", "list", user, REDIS_URL=redis.url).stdout == ""
         wrong = managed("usersessions", "close", user, "--code", "1", REDIS_URL=redis.url)
         assert wrong.stderr == "CommandError: disconnect code must be from 3000 to 4999\n"
+        long = managed("usersessions", "close", user, "--reason", "x" * 300, REDIS_URL=redis.url)
+        assert long.stderr == "CommandError: disconnect reason is over 123 bytes of UTF-8\n"
 
 
 def test_the_development_server_serves_streams_and_reloads(tmp_path: Path) -> None:

@@ -6,13 +6,21 @@ client has left. So what the project's URLs hand to us never gets there; all els
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
 from django import conf
 from django.core.exceptions import ImproperlyConfigured
-from django.urls import Resolver404, get_script_prefix, resolve, reverse
+from django.urls import (
+    Resolver404,
+    URLResolver,
+    get_resolver,
+    get_script_prefix,
+    resolve,
+    reverse,
+)
 from django.urls.exceptions import NoReverseMatch
 
 from ...http.asgi import ASGIApp, Receive, Scope, Send, path_of, spared_scope
@@ -33,8 +41,8 @@ def with_usersessions(application: Callable[[Any, Any, Any], Awaitable[None]]) -
         application: what `get_asgi_application()` gives, or what stands around it.
 
     Raises:
-        ImproperlyConfigured: if the project's URLs do not include ours, or the settings cannot
-            work.
+        ImproperlyConfigured: if the project's URLs do not include ours, or not at a fixed path; or
+            if the settings cannot work.
 
     >>> from django.core.asgi import get_asgi_application
     >>> def make():  # as your asgi.py does
@@ -52,13 +60,21 @@ def with_usersessions(application: Callable[[Any, Any, Any], Awaitable[None]]) -
 
 
 def _prefix() -> str:
-    try:
-        api = unquote(reverse("usersessions:api"))
-    except NoReverseMatch:
-        raise ImproperlyConfigured(
-            f'the URLs do not include ours: add path("rt/", include("{_URLS}")) to urlpatterns'
-        ) from None
-    return "/" + api[len(get_script_prefix()) :].removesuffix("api")
+    for name in _names_of_api(get_resolver()):
+        with suppress(NoReverseMatch):
+            api = unquote(reverse(name))
+            return "/" + api[len(get_script_prefix()) :].removesuffix("api")
+    raise ImproperlyConfigured(
+        f'the URLs do not include ours at a fixed path: add path("rt/", include("{_URLS}")) to '
+        "urlpatterns; no part of the path before it may vary, as in <slug:tenant>/rt/"
+    )
+
+
+def _names_of_api(resolver: URLResolver, outer: str = "") -> Iterator[str]:
+    # Ours may be in a namespace of the project's, such as that of an app which includes it.
+    yield f"{outer}usersessions:api"
+    for namespace, (_, inner) in resolver.namespace_dict.items():
+        yield from _names_of_api(inner, f"{outer}{namespace}:")
 
 
 def _takes(scope: Scope, prefix: str) -> bool:

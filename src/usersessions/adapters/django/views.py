@@ -2,16 +2,19 @@
 
 1. It is known who asks by a token or an API key alone, so that it needs no CSRF token, no login and
    no transaction around it. The connect proxy may read cookies, and then origins are checked.
-2. A stream holds its thread, but no database connection.
+2. A stream holds its thread, but no database connection: one that persists is closed as well, be it
+   the middleware's or that of whoever says who connects.
 3. Under ASGI, a stream is no business of Django's handler: see `asgi`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 from django.core.handlers.wsgi import WSGIRequest
-from django.db import close_old_connections
+from django.db import connections
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -43,12 +46,22 @@ def serve(request: HttpRequest, path: str, **names: str) -> HttpResponseBase:
         return HttpResponse(b"".join(body), status=status, headers=headers)
     if not isinstance(request, WSGIRequest):
         return HttpResponse(_NEEDS_ASGI, status=501, content_type="text/plain; charset=utf-8")
-    close_old_connections()
-    return StreamingHttpResponse(body, status=status, headers=headers)
+    return StreamingHttpResponse(_disconnected(body), status=status, headers=headers)
 
 
 # For LoginRequiredMiddleware, from Django 5.1 on.
 serve.login_required = False  # type: ignore[attr-defined]
+
+
+def _disconnected(body: Any) -> Generator[bytes, None, None]:
+    """The frames of a stream, each of which leaves its thread without a database connection."""
+    with closing(body):
+        for frame in body:
+            for connection in connections.all(initialized_only=True):
+                # In a block there is more to come, such as the rest of a test of the project's.
+                if not connection.in_atomic_block:
+                    connection.close()
+            yield frame
 
 
 def _environ(request: HttpRequest) -> dict[str, Any]:

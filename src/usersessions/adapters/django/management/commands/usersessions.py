@@ -37,7 +37,9 @@ class Command(BaseCommand):
             help="3000 to 4999; from 3500 and from 4500 on, clients do not come back (%(default)s)",
         )
         closing.add_argument(
-            "--reason", metavar="TEXT", help="for people; the code's own if not given"
+            "--reason",
+            metavar="TEXT",
+            help="for people, 123 bytes at most; the code's own if not given",
         )
         closing.add_argument("--revoke", action="store_true", help="revoke their tokens as well")
 
@@ -73,6 +75,8 @@ class Command(BaseCommand):
     def _close(self, sessions: UserSessions, options: dict[str, Any]) -> bool:
         given = {name: options[name] for name in ("client", "code", "reason", "revoke")}
         ended = sessions.disconnect(options["user"], **given)
+        if not (ended.closed or ended.unconfirmed):
+            self.stdout.write("There is no such session.")
         for what in ("closed", "unconfirmed", "not_revocable"):
             for client in getattr(ended, what):
                 self.stdout.write(printable(f"{client}  {what.replace('_', ' ')}"))
