@@ -152,7 +152,7 @@ def test_wrong_params_are_a_bad_request_that_says_what_is_wrong(
         ({"disconnect": {"code": 10**99}}, "disconnect code must be from 3000 to 4999"),
         ({"disconnect": {"reason": 1}}, "disconnect reason must be a string, not int"),
         ({"disconnect": {"reason": "x" * 124}}, "disconnect reason is over 123 bytes of UTF-8"),
-        ({"disconnect": {"reason": "x" * 256}}, "disconnect reason is longer than 255 characters"),
+        ({"disconnect": {"reason": "x" * 256}}, "disconnect reason is over 123 bytes of UTF-8"),
     ],
 )
 def test_a_wrong_member_of_disconnect_is_named(wrong: dict[str, JSON], why: str) -> None:

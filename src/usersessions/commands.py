@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias, TypeVar
 
 from .errors import CommandError, DisconnectCode, ErrorCode, InvalidValue
-from .models import FORCED, Disconnect, check_id
+from .models import FORCED, Disconnect, check_id, check_reason
 from .strictjson import JSON
 
 __all__ = [
@@ -253,7 +253,7 @@ def _disconnect(members: Params) -> Disconnect:
         raise InvalidValue("disconnect code must be an integer")
     if reason is None:
         return Disconnect.of(code)
-    return Disconnect(code, check_id("disconnect reason", reason))
+    return Disconnect(code, check_reason(reason))
 
 
 def _text(params: Params, name: str) -> str | None:

@@ -25,6 +25,7 @@ __all__ = [
     "SessionLimit",
     "check_id",
     "check_labels",
+    "check_reason",
     "check_time",
 ]
 
@@ -64,6 +65,24 @@ def check_id(name: str, value: object) -> str:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidValue(f"{name} holds a lone surrogate, which is not a character")
     return value
+
+
+def check_reason(value: object) -> str:
+    """Give `value` back if it is a string that may be the reason of a disconnect.
+
+    Raises:
+        InvalidValue: if it is not a string, is over `MAX_REASON_BYTES` of UTF-8, or holds a lone
+            surrogate.
+
+    >>> check_reason("bye")
+    'bye'
+    """
+    # Cut, so that it is told its own bound, and never that of an ID, which is higher.
+    kept = value[: MAX_REASON_BYTES + 1] if isinstance(value, str) else value
+    reason = check_id("disconnect reason", kept)
+    if len(reason.encode()) > MAX_REASON_BYTES:
+        raise InvalidValue(f"disconnect reason is over {MAX_REASON_BYTES} bytes of UTF-8")
+    return reason
 
 
 def _json_bytes(name: str, value: object) -> bytes | None:
@@ -119,8 +138,7 @@ class Disconnect:
             raise InvalidValue("disconnect code must be an integer")
         if not 3000 <= self.code <= 4999:
             raise InvalidValue("disconnect code must be from 3000 to 4999")
-        if len(check_id("disconnect reason", self.reason).encode()) > MAX_REASON_BYTES:
-            raise InvalidValue(f"disconnect reason is over {MAX_REASON_BYTES} bytes of UTF-8")
+        check_reason(self.reason)
         object.__setattr__(self, "code", int(self.code))
 
     @classmethod

@@ -87,7 +87,7 @@ class Operations:
         end_others_min_age: how old a login has to be to end other sessions of its user, in seconds.
 
     Raises:
-        ConfigError: if `limit` or `end_others_min_age` is not what it has to be.
+        ConfigError: if `verifier`, `limit` or `end_others_min_age` is not what it has to be.
     """
 
     def __init__(
@@ -100,6 +100,11 @@ class Operations:
         limit: SessionLimit | None,
         end_others_min_age: float,
     ) -> None:
+        if verifier is not None and not callable(getattr(verifier, "identify", None)):
+            raise ConfigError(
+                f"verifier must be a TokenVerifier or its like, not {type(verifier).__name__}: "
+                "write store= before a store, and TokenVerifier(...) around a Key"
+            )
         if limit is not None and not isinstance(limit, SessionLimit):
             raise ConfigError("limit must be a SessionLimit; None is any number of sessions")
         self.node = node
@@ -133,7 +138,10 @@ class Operations:
         if identity is None:
             identity = yield from self._identify(request)
         if not isinstance(identity, Identity):
-            raise InvalidValue(f"identity must be an Identity, not {type(identity).__name__}")
+            raise InvalidValue(
+                f"identity must be an Identity, not {type(identity).__name__}: "
+                "give a user ID alone as user=, a string"
+            )
         if not identity.user and not self._allow_anonymous:
             logger.info("client %s refused: anonymous users are not allowed", request.client)
             raise ConnectRefused(DisconnectCode.PERMISSION_DENIED)

@@ -21,13 +21,16 @@ from usersessions import (
     AsyncSession,
     AsyncUserSessions,
     Closed,
+    ConfigError,
     ConnectRefused,
     ConnectRequest,
     Disconnect,
     HttpConnectProxy,
     Identity,
     InvalidValue,
+    Key,
     KeysUnavailable,
+    MemoryStore,
     NodeInfo,
     OwnSessions,
     Session,
@@ -243,6 +246,38 @@ async def test_values_out_of_bounds_are_refused_and_leave_nothing(
         async with face.connect(**arguments):
             raise AssertionError("not admitted")
     assert face.sessions.operations.node.registry.counts() == (0, 0)
+
+
+@over(ON_MEMORY)  # no store is asked
+@pytest.mark.parametrize("identity", ["42", 42])
+async def test_an_identity_that_is_none_is_refused_with_what_to_write(
+    make: Callable[..., Any], identity: object
+) -> None:
+    with pytest.raises(InvalidValue, match=r"not (str|int): give a user ID alone as user=, a str"):
+        async with make().connect(identity=identity, transport="websocket"):
+            raise AssertionError("not admitted")
+
+
+@pytest.mark.parametrize("face", [UserSessions, AsyncUserSessions])
+@pytest.mark.parametrize(
+    "verifier", [MemoryStore(), Key(SECRET, algorithm="HS256"), SECRET, 0, "", lambda token: None]
+)
+async def test_what_verifies_no_token_is_refused_at_once_with_what_to_write(
+    face: type[Any], verifier: object
+) -> None:
+    with pytest.raises(ConfigError, match=r"store= .* TokenVerifier\(") as refused:
+        face(verifier)
+    assert f"not {type(verifier).__name__}" in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("face", [UserSessions, AsyncUserSessions])
+async def test_a_verifier_is_whatever_identifies(face: type[Any]) -> None:
+    class Plain:
+        def identify(self, token: str, *, now: float) -> Flow[Identity]:
+            raise NotImplementedError
+
+    face(Plain())
 
 
 async def test_disconnect_calls_close_and_says_who_was_told(make: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 
 import pytest
@@ -109,6 +110,7 @@ def test_a_refused_body_is_not_shown() -> None:
 
 
 ALLOWED = frozenset({"https://app.example.com"})
+CLIENT = "8b232613-302c-4232-b6c6-bca0316e3895"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ ALLOWED = frozenset({"https://app.example.com"})
     ],
 )
 def test_the_own_host_and_the_allowed_origins_may_connect_without_a_token(origin: str) -> None:
-    check_origin({"origin": origin, "host": "api.example.COM:8443"}, ALLOWED)
+    check_origin({"origin": origin, "host": "api.example.COM:8443"}, ALLOWED, client=CLIENT)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_the_own_host_and_the_allowed_origins_may_connect_without_a_token(origin
 def test_a_foreign_or_malformed_origin_may_not_connect_without_a_token(origin: str) -> None:
     headers = {"origin": origin, "host": "api.example.com:8443"}
     with pytest.raises(ConnectRefused) as refusal:
-        check_origin(headers, ALLOWED)
+        check_origin(headers, ALLOWED, client=CLIENT)
     assert (refusal.value.code, refusal.value.reason) == (3507, "permission denied")
     assert refusal.value.__context__ is None
 
@@ -163,16 +165,58 @@ def test_what_a_foreign_page_has_a_browser_get_without_an_origin_may_not_connect
     # An image, for instance, or a navigation.
     headers = {"sec-fetch-site": site, "host": "api.example.com:8443", "cookie": "user=42"}
     with nullcontext() if may else pytest.raises(ConnectRefused):
-        check_origin(headers, ALLOWED)
+        check_origin(headers, ALLOWED, client=CLIENT)
 
 
 def test_what_is_no_browser_may_connect_without_a_token() -> None:
-    check_origin({}, ())
+    check_origin({}, (), client=CLIENT)
 
 
 def test_without_a_host_no_origin_is_the_own_one() -> None:
     with pytest.raises(ConnectRefused):
-        check_origin({"origin": "https://app.example.com"}, ())
+        check_origin({"origin": "https://app.example.com"}, (), client=CLIENT)
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        (
+            # A proxy in front does not keep the host.
+            {"origin": "https://shop.example.com", "host": "10.0.0.2:8000"},
+            'its page is of the origin "https://shop.example.com", which is neither that of the '
+            'host asked, "10.0.0.2:8000", nor one of the allowed origins',
+        ),
+        (
+            {"origin": "null"},
+            'its page is of the origin "null", which is neither that of the host asked, "", nor '
+            "one of the allowed origins",
+        ),
+        ({"sec-fetch-site": "cross-site"}, "its page is on another site (cross-site)"),
+    ],
+    ids=["another origin", "without a host", "no origin"],
+)
+def test_a_refused_page_is_logged_with_what_it_was_compared_with(
+    headers: dict[str, str], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "usersessions"), pytest.raises(ConnectRefused):
+        check_origin(headers, ALLOWED, client=CLIENT)
+    (record,) = caplog.records
+    # Anybody can have it logged, so that it is no warning.
+    assert record.levelno == logging.INFO
+    assert record.getMessage() == f"client {CLIENT} refused: {why}"
+
+
+@pytest.mark.parametrize("name", ["origin", "host", "sec-fetch-site"])
+def test_what_strangers_write_cannot_forge_or_flood_the_log(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin = {"origin": "https://evil.example.com"} if name == "host" else {}
+    headers = {**origin, name: "\x1b[2Jhttp://a\r\nforged" + "x" * 60_000}
+    with caplog.at_level(logging.INFO, "usersessions"), pytest.raises(ConnectRefused):
+        check_origin(headers, ALLOWED, client=CLIENT)
+    message = caplog.records[0].getMessage()
+    assert message.isprintable() and "\\u001b[2Jhttp://a\\u000d\\u000aforgedxx" in message
+    assert len(message) < 500
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from usersessions import AsyncUserSessions, ConnectRefused, ConnectRequest, InvalidValue
+from usersessions import AsyncUserSessions, ConnectRefused, ConnectRequest, Identity, InvalidValue
 from usersessions.http.base import Request
-from usersessions.http.handshakes import Handshakes, without_token
+from usersessions.http.handshakes import Handshakes, identity_of, without_token
 
 
 def asked(query: str = "", **said: Any) -> ConnectRequest:
@@ -63,6 +63,23 @@ def test_a_client_that_says_what_cannot_be_has_made_a_bad_request(parameter: str
 def test_an_app_that_says_what_cannot_be_is_told_so(parameter: str, value: object) -> None:
     with pytest.raises(InvalidValue):
         asked(f"{parameter}=web", **{parameter: value})
+
+
+def test_an_app_says_who_it_is_by_an_identity_a_user_id_or_not_at_all() -> None:
+    identity = Identity("42", meta={"plan": "pro"})
+    assert identity_of(identity) is identity
+    assert identity_of("42") == Identity("42")
+    assert identity_of(None) is None
+
+
+@pytest.mark.parametrize("who", [424242, True, 0, b"424242", object()])
+def test_a_user_id_that_is_no_string_is_refused_with_how_to_make_it_one(who: object) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        identity_of(who)
+    assert str(refused.value) == (
+        "`who`, or what `identify` gives, must be an Identity or a user ID as a string, "
+        f"not {type(who).__name__}: for example str(user.id)"
+    )
 
 
 def test_a_query_keeps_all_but_its_token() -> None:

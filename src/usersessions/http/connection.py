@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from ..errors import ConnectRefused, DisconnectCode, InvalidValue
-from ..models import Disconnect
+from ..models import MAX_ID_LENGTH, Disconnect
+from ..printable import printable
 from ..transports.unidirectional import ConnectMessage, Transport, read_connect
 from .base import MAX_BODY_BYTES, Request, Response, body_of, text
 
@@ -93,7 +94,7 @@ def remote_address(
     return peer
 
 
-def check_origin(headers: Mapping[str, str], allowed: Collection[str]) -> None:
+def check_origin(headers: Mapping[str, str], allowed: Collection[str], *, client: str) -> None:
     """Refuse a connection that a foreign web page makes on the strength of a user's cookies.
 
     Not to be asked where a token says who connects: a foreign page has none. An image or a
@@ -103,13 +104,16 @@ def check_origin(headers: Mapping[str, str], allowed: Collection[str]) -> None:
     Args:
         headers: the headers of the HTTP request.
         allowed: origins that are not foreign, such as "https://app.example.com".
+        client: whose connection it is, for the log.
 
     Raises:
         ConnectRefused: if the origin is foreign.
     """
-    origin = headers.get("origin")
+    origin, asked = headers.get("origin"), headers.get("host", "")
     if origin is None:
-        if headers.get("sec-fetch-site", "none") not in _OWN_SITES:
+        site = headers.get("sec-fetch-site", "none")
+        if site not in _OWN_SITES:
+            logger.info("client %s refused: its page is on another site (%s)", client, _shown(site))
             raise ConnectRefused(DisconnectCode.PERMISSION_DENIED)
         return
     if origin in allowed:
@@ -118,8 +122,20 @@ def check_origin(headers: Mapping[str, str], allowed: Collection[str]) -> None:
         host = urlsplit(origin).netloc
     except ValueError:
         host = ""
-    if not host or host.lower() != headers.get("host", "").lower():
+    if not host or host.lower() != asked.lower():
+        logger.info(
+            'client %s refused: its page is of the origin "%s", which is neither that of the host '
+            'asked, "%s", nor one of the allowed origins',
+            client,
+            _shown(origin),
+            _shown(asked),
+        )
         raise ConnectRefused(DisconnectCode.PERMISSION_DENIED)
+
+
+def _shown(header: str) -> str:
+    # Strangers write it, as long as they like.
+    return printable(header[:MAX_ID_LENGTH])
 
 
 def read_first_message(body: bytes) -> ConnectMessage:

@@ -34,6 +34,9 @@ NAMELESS_PATH = f"{_OWN}/"
 WEBSOCKET_PATH = "/connection/uni_websocket"
 """The path that is served over WebSocket."""
 
+_SERVED = re.compile(
+    "|".join(re.sub("{.+}", "[^/]+", path) for path in (*PATHS, NAMELESS_PATH, WEBSOCKET_PATH))
+)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:(?![/?#@\\])[!-~])+", re.ASCII | re.IGNORECASE)
 _DEFAULT_PORT = re.compile(r"https://.*:443|http://.*:80", re.IGNORECASE)
 
@@ -50,6 +53,7 @@ class Endpoints:
             `"https://app.example.com"`; the page's own host always may.
         trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`, so
             that lists show the client's address; 0 believes no such header.
+        prefix: the path that all of it is under, such as `"/live"`, for who asks for `path`.
 
     Raises:
         ConfigError: if a value is outside of its bounds.
@@ -63,10 +67,14 @@ class Endpoints:
         ping_interval: int = 25,
         allowed_origins: Collection[str] = (),
         trusted_hops: int = 0,
+        prefix: str = "",
     ) -> None:
         if type(ping_interval) is not int or not 1 <= ping_interval <= 3600:
             raise ConfigError("ping_interval must be a whole number of seconds from 1 to 3600")
+        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+            raise ConfigError('prefix must be like "/live", without a slash at the end')
         self.ping_interval = ping_interval
+        self._prefix = prefix
         self._operations = operations
         self._allowed_origins = checked_origins(allowed_origins)
         self._trusted_hops = checked_hops(trusted_hops)
@@ -74,6 +82,11 @@ class Endpoints:
             _API: ServerApi(operations, ApiKeys(api_keys)),
             _OWN: OwnSessionsApi(operations),
         }
+
+    def path(self, path: str) -> str | None:
+        """A path from where all of it is; None if it belongs to another app beside it."""
+        own = path.removeprefix(self._prefix)
+        return own if path == self._prefix + own and _SERVED.fullmatch(own) else None
 
     def transport(self, path: str) -> Transport | None:
         """The transport of the stream at a path; None if there is no stream."""
@@ -110,7 +123,7 @@ class Endpoints:
             ConnectRefused: if they may not.
         """
         if message.token is None:
-            check_origin(headers, self._allowed_origins)
+            check_origin(headers, self._allowed_origins, client=client)
         address = remote_address(peer, headers, trusted_hops=self._trusted_hops)
         request = message.request(client, transport, headers, remote_addr=address)
         return (yield from self._operations.admit(request))

@@ -24,7 +24,7 @@ from .base import Request
 from .connection import check_origin, remote_address
 from .endpoints import checked_hops, checked_origins
 
-__all__ = ["Handshakes", "without_token"]
+__all__ = ["Handshakes", "identity_of", "without_token"]
 
 _PARAMETER = "access_token"
 
@@ -78,12 +78,12 @@ class Handshakes:
             ConnectRefused: if they may not, or say what cannot be.
             InvalidValue: if a value of the app's is outside of its bounds.
         """
-        headers = request.headers
+        client, headers = self._operations.node.client_ids.draw(), request.headers
         token = None if who is not None else bearer(headers) or request.parameter(_PARAMETER)
         if token is None:
-            check_origin(headers, self._allowed_origins)
+            check_origin(headers, self._allowed_origins, client=client)
         asked = ConnectRequest(
-            self._operations.node.client_ids.draw(),
+            client,
             transport,
             token=token,
             name=_said(request, "app_name") if app_name is None else app_name,
@@ -92,8 +92,26 @@ class Handshakes:
             remote_addr=remote_address(peer, headers, trusted_hops=self._trusted_hops),
             user_agent=headers.get("user-agent"),
         )
-        identity = Identity(who) if isinstance(who, str) else who
-        return (yield from self._operations.admit(asked, identity=identity))
+        return (yield from self._operations.admit(asked, identity=identity_of(who)))
+
+
+def identity_of(who: object) -> Identity | None:
+    """The identity of whom the app has authenticated; a string is a user ID.
+
+    Raises:
+        InvalidValue: if it is something else, or outside of its bounds.
+
+    >>> identity_of("42") == Identity("42")
+    True
+    """
+    if isinstance(who, str):
+        return Identity(who)
+    if who is not None and not isinstance(who, Identity):
+        raise InvalidValue(
+            "`who`, or what `identify` gives, must be an Identity or a user ID as a string, "
+            f"not {type(who).__name__}: for example str(user.id)"
+        )
+    return who
 
 
 def _said(request: Request, name: str) -> str | None:

@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..fetch import Fetch, FetchFailed
 from ..flows import Flow
-from ..models import ConnectRequest, Disconnect, Identity, check_id, check_time
+from ..models import ConnectRequest, Disconnect, Identity, check_id, check_reason, check_time
 from ..strictjson import JSON, dumps, loads
 from .base import ConnectProxy
 
@@ -250,7 +250,7 @@ def _refusal(members: dict[str, JSON]) -> ConnectRefused:
     code = members.get("code")
     if not isinstance(code, int):
         raise InvalidValue("disconnect code must be an integer")
-    disconnect = Disconnect(code, check_id("disconnect reason", members.get("reason", "")))
+    disconnect = Disconnect(code, check_reason(members.get("reason", "")))
     return ConnectRefused(disconnect.code, disconnect.reason)
 
 
