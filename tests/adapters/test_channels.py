@@ -19,10 +19,9 @@ from tests.adapters.serving import Running, bearer, connections, gone, served, t
 from tests.redis_servers import RedisServer
 from tests.servers import until
 from tests.streams import WebSocket, ask, command, open_websocket
-from usersessions import AsyncUserSessions, ConfigError, Identity, RedisStore, UserSessions
+from usersessions import AsyncUserSessions, Identity, RedisStore, UserSessions
 from usersessions.adapters.channels import (
     UserSessionsMiddleware,
-    UserSessionsRouter,
     identify_user,
 )
 
@@ -289,12 +288,6 @@ class NotRead:
 def test_a_session_that_did_not_say_who_the_user_is_is_left_alone(session: object) -> None:
     scope = {"type": "websocket", "user": User(7), "session": session}
     assert identify_user(scope) == Identity("7")
-
-
-@pytest.mark.parametrize("prefix", ["live", "/live/", "/"])
-def test_a_prefix_is_a_path_without_a_slash_at_its_end(prefix: str) -> None:
-    with pytest.raises(ConfigError, match="/live"):
-        UserSessionsRouter(None, AsyncUserSessions(), prefix=prefix)
 
 
 @pytest.mark.anyio

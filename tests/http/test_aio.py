@@ -26,7 +26,15 @@ from usersessions import (
     __version__,
 )
 from usersessions.http import aio
-from usersessions.http.aio import ClientGone, Interruptible, deliver, first_message, hold_stream
+from usersessions.http.aio import (
+    BodyLate,
+    ClientGone,
+    Interruptible,
+    deliver,
+    first_message,
+    hold_stream,
+    whole_body,
+)
 from usersessions.http.connection import SSE
 from usersessions.http.endpoints import Endpoints
 from usersessions.transports.unidirectional import ConnectMessage, read_connect
@@ -323,7 +331,7 @@ async def test_what_is_taken_late_but_in_time_was_sent() -> None:
     await deliver(asyncio.sleep(0))
 
 
-@pytest.mark.parametrize("doing", [deliver, first_message])
+@pytest.mark.parametrize("doing", [deliver, first_message, whole_body])
 async def test_a_cancellation_reaches_what_is_waited_for(
     doing: Callable[[Awaitable[Any]], Awaitable[Any]],
 ) -> None:
@@ -361,6 +369,30 @@ async def test_a_first_message_that_comes_too_late_or_is_none_is_refused(
     with pytest.raises(ConnectRefused) as refused:
         await first_message(receiving(body, after=after))
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize("after", [0.0, 9.9])
+async def test_a_body_that_comes_in_time_is_given(after: float) -> None:
+    assert await whole_body(receiving(b"{}", after=after)) == b"{}"
+    # Nothing of the wait is left over that could end something else.
+    await asyncio.sleep(aio.BODY_TIMEOUT)
+
+
+async def test_a_body_that_comes_too_late_is_given_up() -> None:
+    began = now()
+    with pytest.raises(BodyLate):
+        await whole_body(for_ever())
+    assert now() - began == pytest.approx(aio.BODY_TIMEOUT)
+    await asyncio.sleep(0)
+
+
+async def test_a_body_that_cannot_be_read_is_an_error_at_once() -> None:
+    async def read() -> bytes:
+        raise OSError("the client has left")
+
+    with pytest.raises(OSError, match="left"):
+        await whole_body(read())
+    await asyncio.sleep(aio.BODY_TIMEOUT)
 
 
 async def test_a_block_is_interrupted_once_and_its_task_goes_on() -> None:

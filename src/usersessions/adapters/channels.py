@@ -1,17 +1,14 @@
 """Django Channels: consumers whose connections are sessions, and all that is served beside them.
 
-application = UserSessionsRouter(
-    ProtocolTypeRouter(
-        {
-            "http": get_asgi_application(),
-            "websocket": AuthMiddlewareStack(
-                UserSessionsMiddleware(URLRouter(websocket_urlpatterns), sessions)
-            ),
-        }
-    ),
-    sessions,
-    api_keys=[API_KEY],
+project = ProtocolTypeRouter(
+    {
+        "http": get_asgi_application(),
+        "websocket": AuthMiddlewareStack(
+            UserSessionsMiddleware(URLRouter(websocket_urlpatterns), sessions)
+        ),
+    }
 )
+application = UserSessionsApp(sessions, api_keys=[API_KEY], inner=project)
 
 1. Consumers stay as they are. Channels does not call their `disconnect` when a server stops, nor
    when a handler of theirs fails: so a session is held around them, and not by them.
@@ -23,14 +20,12 @@ application = UserSessionsRouter(
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
-from ..errors import ConfigError, require
+from ..errors import require
 from ..http.app import UserSessionsApp
-from ..http.asgi import ASGIApp, Message, Receive, Scope, Send, path_of, spared_scope
-from ..http.endpoints import PATHS, WEBSOCKET_PATH
+from ..http.asgi import ASGIApp, Message, Receive, Scope, Send
 from ..http.event_streams import TrackEventStreams
 from ..http.tracking import Identify, TrackWebSockets, session_of
 from ..models import Identity
@@ -39,12 +34,10 @@ from ..sessions import AsyncUserSessions
 require("channels", extra="channels")
 from .django.logins import login_of, note_logins  # noqa: E402 - checked above
 
-__all__ = ["UserSessionsMiddleware", "UserSessionsRouter", "identify_user", "session_of"]
+__all__ = ["UserSessionsApp", "UserSessionsMiddleware", "identify_user", "session_of"]
 
 DROP_SECONDS = 1.0
 """For how long a consumer may send to a connection that is over, counted from the first time."""
-
-_OURS = re.compile("|".join(re.sub(r"{\w+}", "[^/]+", path) for path in (*PATHS, WEBSOCKET_PATH)))
 
 
 def identify_user(scope: Scope) -> Identity | None:
@@ -112,64 +105,6 @@ class UserSessionsMiddleware:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one ASGI scope."""
         await (self._tracked.get(scope["type"]) or self._inner)(scope, receive, send)
-
-
-class UserSessionsRouter:
-    """The server API, users' own sessions and the three streams, beside an app that has the rest.
-
-    It also answers the lifespan of servers that have one, such as uvicorn.
-
-    Args:
-        inner: serves every other path: your `ProtocolTypeRouter`.
-        sessions: what it serves.
-        prefix: the path that all of it is under, such as `"/live"`; needed where your project has
-            something of its own at `/api/...` or `/sessions`.
-
-    All other arguments are those of `UserSessionsApp`.
-
-    Raises:
-        ConfigError: if a value is outside of its bounds.
-
-    >>> from channels.routing import ProtocolTypeRouter
-    >>> sessions = AsyncUserSessions()
-    >>> application = UserSessionsRouter(ProtocolTypeRouter({}), sessions, prefix="/live")
-    """
-
-    def __init__(
-        self,
-        inner: Any,
-        sessions: AsyncUserSessions,
-        *,
-        prefix: str = "",
-        api_keys: Iterable[str] = (),
-        ping_interval: int = 25,
-        allowed_origins: Collection[str] = (),
-        trusted_hops: int = 0,
-    ) -> None:
-        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
-            raise ConfigError('prefix must be like "/live", without a slash at the end')
-        self._inner = inner
-        self._prefix = prefix
-        self._ours = UserSessionsApp(
-            sessions,
-            api_keys=api_keys,
-            ping_interval=ping_interval,
-            allowed_origins=allowed_origins,
-            trusted_hops=trusted_hops,
-        )
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one ASGI scope."""
-        if scope["type"] == "lifespan":
-            await self._ours(scope, receive, send)
-            return
-        path = path_of(scope)
-        rest = path.removeprefix(self._prefix)
-        if path.startswith(self._prefix) and _OURS.fullmatch(rest):
-            scope["root_path"] = scope["path"].removesuffix(rest)
-            await self._ours(scope, receive, send)
-        else:
-            await self._inner(spared_scope(scope), receive, send)
 
 
 def _lenient(consumer: ASGIApp) -> ASGIApp:

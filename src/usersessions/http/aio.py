@@ -26,7 +26,15 @@ from ..version import __version__
 from .connection import checked_disconnect, read_first_message
 from .endpoints import Endpoints
 
-__all__ = ["ClientGone", "Interruptible", "deliver", "first_message", "hold_stream"]
+__all__ = [
+    "BodyLate",
+    "ClientGone",
+    "Interruptible",
+    "deliver",
+    "first_message",
+    "hold_stream",
+    "whole_body",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +46,16 @@ SEND_TIMEOUT = 5.0
 FIRST_MESSAGE_TIMEOUT = 10.0
 """The longest that a WebSocket waits for its connect request, in seconds."""
 
+BODY_TIMEOUT = FIRST_MESSAGE_TIMEOUT
+"""The longest that a request waits for all of its body, in seconds."""
+
 
 class ClientGone(Exception):
     """The client left, or does not read: there is nobody to tell anything."""
+
+
+class BodyLate(Exception):
+    """The body of a request did not come in time."""
 
 
 async def hold_stream(
@@ -129,6 +144,22 @@ async def first_message(receiving: Awaitable[bytes | None]) -> ConnectMessage:
     if body is None:
         raise ClientGone
     return read_first_message(body)
+
+
+async def whole_body(reading: Awaitable[T]) -> T:
+    """Wait until all of the body of a request is read, but not for ever.
+
+    Raises:
+        BodyLate: if it does not come in time.
+    """
+    # Nearly all bodies are there at once: a task for each, as for a frame, would cost too much.
+    with Interruptible() as block:
+        timer = asyncio.get_running_loop().call_later(BODY_TIMEOUT, block.interrupt)
+        try:
+            return await reading
+        finally:
+            timer.cancel()
+    raise BodyLate
 
 
 class Interruptible:

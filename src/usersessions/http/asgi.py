@@ -17,8 +17,8 @@ from ..live import AsyncSession
 from ..models import Disconnect
 from ..sessions import AsyncUserSessions
 from ..transports.unidirectional import ConnectMessage, Transport, disconnect_frame
-from .aio import ClientGone, deliver, first_message, hold_stream
-from .base import MAX_BODY_BYTES, MAX_DISCARDED, Request, Response
+from .aio import BodyLate, ClientGone, deliver, first_message, hold_stream, whole_body
+from .base import MAX_BODY_BYTES, MAX_DISCARDED, UNREADABLE, Request, Response, late
 from .connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect
 from .endpoints import Endpoints
 from .handshakes import without_token
@@ -60,14 +60,25 @@ class Tracked:
     is_passed_over = False
 
 
-async def read_request(scope: Scope, receive: Receive) -> Request:
+async def read_request(scope: Scope, receive: Receive) -> Request | Response:
     """Read a whole request, but keep no more of its body than any handler takes.
 
-    Raises:
-        ClientGone: if the client leaves before all of the body is there.
+    Returns:
+        The request; or the answer to it, if its body breaks off or does not come in time.
     """
     query: bytes = scope.get("query_string", b"")
     scope["query_string"] = b""
+    try:
+        body = await whole_body(_read_body(receive))
+    except ClientGone:
+        # Nobody may read it; but for a middleware around, an app without an answer has failed.
+        return UNREADABLE
+    except BodyLate:
+        return late(scope.get("http_version", "1.1"))
+    return Request(scope["method"], query.decode("latin-1"), read_headers(scope), body)
+
+
+async def _read_body(receive: Receive) -> bytes | None:
     body = bytearray()
     left = MAX_BODY_BYTES + MAX_DISCARDED
     more = True
@@ -80,12 +91,7 @@ async def read_request(scope: Scope, receive: Receive) -> Request:
         if len(body) <= MAX_BODY_BYTES:
             body += chunk
         more = message.get("more_body", False)
-    return Request(
-        scope["method"],
-        query.decode("latin-1"),
-        read_headers(scope),
-        bytes(body) if len(body) <= MAX_BODY_BYTES else None,
-    )
+    return bytes(body) if len(body) <= MAX_BODY_BYTES else None
 
 
 def read_headers(scope: Scope) -> dict[str, str]:

@@ -19,6 +19,7 @@ __all__ = [
     "Response",
     "body_of",
     "is_encoded",
+    "late",
     "text",
 ]
 
@@ -79,6 +80,17 @@ def text(status: int, message: str, headers: Mapping[str, str] | None = None) ->
 
 UNREADABLE = text(400, "the body of the request could not be read")
 """The answer to a body that breaks off, or is not what the server takes it for."""
+
+
+def late(http_version: str = "1.1") -> Response:
+    """The answer to a body that does not come in time (RFC 9110, 15.5.9).
+
+    >>> late().headers["connection"], "connection" in late("2").headers
+    ('close', False)
+    """
+    # What still comes must not be read as the next request. HTTP/2 has neither header nor need.
+    close = {"connection": "close"} if http_version.startswith("1") else None
+    return text(408, "the body of the request did not come in time", close)
 
 
 def is_encoded(headers: Mapping[str, str]) -> bool:

@@ -74,6 +74,12 @@ async def lifespan(sessions: AsyncUserSessions) -> AsyncGenerator[None, None]:
     before they start an app. Only the main thread can hear signals: where the server runs in
     another, await `sessions.aclose()` before you stop it. Where several are entered at once, over
     the same sessions, those end with the last of them.
+
+    >>> async def serve(sessions):
+    ...     async with lifespan(sessions):
+    ...         return len(await sessions.info())
+    >>> asyncio.run(serve(AsyncUserSessions()))
+    1
     """
     async with drainable_lifespan(sessions):
         yield

@@ -7,14 +7,18 @@
    before it is open. The app is told as if the client had left: it receives
    `websocket.disconnect`, and what it sends fails with an OSError, as the ASGI specification has it
    for connections that are over. If it goes on for `END_TIMEOUT`, it is cancelled: it may be held
-   up by a client that does not read.
+   up by a client that does not read, or wait for something else than the WebSocket.
 3. A client that may not connect is told why: browsers do not show what refuses a handshake, so
    the WebSocket is accepted and then closed. Nothing that the app does after its accept is done:
    that fails, as if the client had left.
 4. Servers write the query into their access logs: so a token is taken out of it before the app is
    asked. The app, which may want it, has a copy of the scope that is as it came.
 5. No message of the client is lost where the app stops waiting for one.
-6. No message of the app waits longer than `OWN_SEND_TIMEOUT` for a client that does not read: its
+6. One message is read ahead, so that a client that leaves is noticed whether the app receives or
+   not: its session is gone at once. An app that does not receive the `websocket.disconnect` within
+   `END_TIMEOUT` is cancelled; one that does may take its time.
+7. What an app raises is its own, unless all that it says is that the connection is over.
+8. No message of the app waits longer than `OWN_SEND_TIMEOUT` for a client that does not read: its
    session ends with 3008 `slow`, and the app goes on as after any other end.
 """
 
@@ -23,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -41,11 +46,14 @@ from .lifespan import ensure_lifespan
 from .silence import bound_hidden
 
 __all__ = [
+    "END_TIMEOUT",
     "Hold",
     "Identify",
     "SessionOver",
     "TrackWebSockets",
     "Tracking",
+    "raised_in",
+    "rest_of",
     "send_in_time",
     "session_of",
 ]
@@ -163,20 +171,55 @@ class Tracking:
         finally:
             serving.cancel()
             await asyncio.wait((serving,))
-        is_over = until.done() if serving.cancelled() else _is_over(serving.exception())
-        if not is_over:
-            serving.result()
+        if serving.cancelled():
+            if not until.done():
+                serving.result()
+            return
+        error = serving.exception()
+        rest = None if error is None else rest_of(error, _is_over)
+        if rest is not None:
+            raise rest
 
 
-def _is_over(error: BaseException | None) -> bool:
-    # Frameworks make an exception of their own of it, or put it into a group.
-    if error is None or isinstance(error, SessionOver):
-        return True
-    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
-    if inner:
-        return all(_is_over(one) for one in inner)
-    cause = error.__cause__ or error.__context__
-    return cause is not None and _is_over(cause)
+def rest_of(
+    error: BaseException, is_over: Callable[[BaseException], bool]
+) -> BaseException | None:
+    """What is left of an error, or of a group of them, without what says that all is over."""
+    # Python 3.10 has groups only where a package brings them.
+    split = getattr(error, "split", None)
+    if split is not None:
+        rest: BaseException | None = split(is_over)[1]
+        return rest
+    return None if is_over(error) else error
+
+
+def raised_in(error: BaseException) -> str:
+    """The name of the module whose code raised an error; empty if none did.
+
+    Frameworks use classes that an app's own errors may have as well.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__")) if frames else ""
+
+
+def _is_over(error: BaseException, above: frozenset[int] = frozenset()) -> bool:
+    while not isinstance(error, SessionOver):
+        # A group may be the context of an exception that it holds.
+        if id(error) in above:
+            return False
+        above |= {id(error)}
+        # Frameworks put it into a group,
+        inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+        if inner:
+            return all(_is_over(one, above) for one in inner)
+        # or make an exception of their own of it. What fails while it passes by has it as context
+        # as well: Starlette's own are told by their names, WebSocketDisconnect and ClientDisconnect.
+        is_made_of_it = error.__suppress_context__ or "Disconnect" in type(error).__name__
+        cause = error.__cause__ or error.__context__
+        if cause is None or not is_made_of_it:
+            return False
+        error = cause
+    return True
 
 
 class TrackWebSockets(Tracking):
@@ -260,14 +303,20 @@ class _WebSocket(Tracked):
         receiving = None
         # Where two wait at once, each message is for one of them.
         while receiving is None or self._receiving is not receiving:
-            receiving = self._receiving = self._receiving or asyncio.ensure_future(self._receive())
+            receiving = self._receiving = self._receiving or asyncio.ensure_future(self._read())
             await asyncio.wait((receiving, self._ended), return_when=asyncio.FIRST_COMPLETED)
             if self._ended.done():
                 return {"type": "websocket.disconnect", **self._why()}
         self._receiving = None
         message = receiving.result()
-        if self.session is not None:
+        if message["type"] == "websocket.disconnect":
+            if self._timer is not None:
+                # It knows now, and may have something to finish.
+                self._timer.cancel()
+        elif self.session is not None:
             self.session.touch()
+            if self._is_open:
+                self._receiving = asyncio.ensure_future(self._read())
         return message
 
     async def send(self, message: Message) -> None:
@@ -287,6 +336,7 @@ class _WebSocket(Tracked):
             if self._ended.done():
                 await self._close()
                 raise SessionOver
+            self._receiving = self._receiving or asyncio.ensure_future(self._read())
 
     def leave(self) -> None:
         """The app is done with it."""
@@ -298,9 +348,20 @@ class _WebSocket(Tracked):
         if self._ended.done():
             return
         self._ended.set_result(disconnect)
-        self._timer = self._loop.call_later(END_TIMEOUT, self.overdue.set_result, None)
+        self._hurry()
         if self._is_open:
             await self._close()
+
+    async def _read(self) -> Message:
+        message = await self._receive()
+        if self.session is not None and message["type"] == "websocket.disconnect":
+            self._hurry()
+            await self._held.aclose()
+        return message
+
+    def _hurry(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(END_TIMEOUT, self.overdue.set_result, None)
 
     async def _close(self) -> None:
         closing = self._send({"type": "websocket.close", **self._why()})

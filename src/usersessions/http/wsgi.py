@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
-from ..errors import ConnectRefused, DisconnectCode
+from ..errors import ConfigError, ConnectRefused, DisconnectCode
 from ..sessions import UserSessions
 from ..transports.unidirectional import disconnect_frame
 from .base import MAX_BODY_BYTES, MAX_DISCARDED, UNREADABLE, Request, Response
@@ -49,6 +49,8 @@ StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
 
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 _TARGETS = ("RAW_URI", "REQUEST_URI")
+# What Django's test client calls itself, which says of one process that it is several.
+_TEST_CLIENT = "testserver"
 
 
 class UserSessionsWSGI:
@@ -66,6 +68,9 @@ class UserSessionsWSGI:
             `"https://app.example.com"`; the page's own host always may.
         trusted_hops: how many proxies of your own stand in front and add to `X-Forwarded-For`, so
             that lists show the client's address; 0 believes no such header.
+        inner: the app that it is put around, which serves every other path.
+        prefix: the path that all of it is under, such as `"/live"`; needed where the inner app has
+            something of its own at `/api/...` or `/sessions`.
 
     Raises:
         ConfigError: if a value is outside of its bounds.
@@ -81,21 +86,30 @@ class UserSessionsWSGI:
         ping_interval: int = 25,
         allowed_origins: Collection[str] = (),
         trusted_hops: int = 0,
+        inner: Callable[[Environ, StartResponse], Iterable[bytes]] | None = None,
+        prefix: str = "",
     ) -> None:
+        if not isinstance(sessions, UserSessions):
+            raise ConfigError("WSGI takes a UserSessions; AsyncUserSessions is for ASGI")
         self._sessions = sessions
+        self._inner = inner
         self._endpoints = Endpoints(
             sessions.operations,
             api_keys=api_keys,
             ping_interval=ping_interval,
             allowed_origins=allowed_origins,
             trusted_hops=trusted_hops,
+            prefix=prefix,
         )
         # Held by the first request, and never released.
         self._first = threading.Lock()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        response, body = self.respond(environ, _path(environ))
+        path = self._endpoints.path(_path(environ))
+        if path is None and self._inner is not None:
+            return self._inner(environ, start_response)
+        response, body = self.respond(environ, path or "")
         status = HTTPStatus(response.status)
         start_response(f"{status.value} {status.phrase}", list(response.headers.items()))
         return body
@@ -112,7 +126,9 @@ class UserSessionsWSGI:
             has to be closed if it is not iterated to its end, as servers do.
         """
         if self._first.acquire(blocking=False):
-            warn_of_other_workers(self._sessions.store, told=bool(environ.get("wsgi.multiprocess")))
+            is_real = environ.get("SERVER_NAME") != _TEST_CLIENT
+            told = is_real and bool(environ.get("wsgi.multiprocess"))
+            warn_of_other_workers(self._sessions.store, told=told)
         try:
             request = read_environ(environ)
         except Exception:

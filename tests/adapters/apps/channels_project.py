@@ -41,8 +41,8 @@ from django.urls import path, re_path  # noqa: E402
 
 from usersessions import TokenError, UserSessions  # noqa: E402
 from usersessions.adapters.channels import (  # noqa: E402
+    UserSessionsApp,
     UserSessionsMiddleware,
-    UserSessionsRouter,
     session_of,
 )
 from usersessions.http.asgi import ASGIApp  # noqa: E402
@@ -201,12 +201,10 @@ def _application(prefix: str) -> ASGIApp:
     ]
     django_app: Any = get_asgi_application()
     http: list[Any] = [path("own/events", tracked(Events.as_asgi())), re_path("", django_app)]
-    return UserSessionsRouter(
-        ProtocolTypeRouter({"http": URLRouter(http), "websocket": tracked(URLRouter(websockets))}),
-        sessions,
-        prefix=prefix,
-        **settings(),
+    project = ProtocolTypeRouter(
+        {"http": URLRouter(http), "websocket": tracked(URLRouter(websockets))}
     )
+    return UserSessionsApp(sessions, inner=project, prefix=prefix, **settings())
 
 
 application = channels()

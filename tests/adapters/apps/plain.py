@@ -12,20 +12,22 @@ from .shared import ALLOWED_ORIGIN, daphne, hypercorn, new_sessions, say, settin
 
 
 class Own:
-    """What the app had before: two endpoints, and a page everywhere else."""
+    """What the app had before: three endpoints and a WebSocket."""
 
     def __init__(self, sessions: AsyncUserSessions) -> None:
         self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await self._echo(receive, send)
+            await self._websocket(scope, receive, send)
         elif scope["path"].endswith("/me"):
             await self._me(scope, send)
         elif scope["path"].endswith("/hold"):
             await self._hold()
-        else:
+        elif scope["path"].endswith("/page"):
             await _answer(send, 200, b"the app's own")
+        else:
+            await _answer(send, 404, b"nothing is served at this path")
 
     async def _me(self, scope: Scope, send: Send) -> None:
         authorization = dict(scope["headers"]).get(b"authorization", b"")
@@ -37,8 +39,11 @@ class Own:
         else:
             await _answer(send, 200, identity.user.encode())
 
-    async def _echo(self, receive: Receive, send: Send) -> None:
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
+        if not scope["path"].endswith("/echo"):
+            await send({"type": "websocket.close"})
+            return
         await send({"type": "websocket.accept"})
         while (message := await receive())["type"] == "websocket.receive":
             await send({"type": "websocket.send", "text": message["text"]})
@@ -59,16 +64,10 @@ async def _answer(
 
 
 def plain() -> ASGIApp:
-    """All paths side by side; a request to `/hold` never ends."""
+    """Around an app that has every other path; a request to `/hold` never ends."""
     sessions = new_sessions()
-    ours = UserSessionsApp(sessions, **settings())
     own = TrackWebSockets(Own(sessions), sessions, allowed_origins=[ALLOWED_ORIGIN])
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        is_own = scope["type"] != "lifespan" and scope["path"].endswith(("/me", "/echo", "/hold"))
-        await (own if is_own else ours)(scope, receive, send)
-
-    return app
+    return UserSessionsApp(sessions, inner=own, **settings())
 
 
 application = plain()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from tests.servers import python
 from usersessions import TokenError
@@ -12,16 +12,17 @@ from usersessions.http.wsgi import Environ, StartResponse
 from .shared import Target, gunicorn, new_blocking_sessions, settings
 
 
-def plain() -> Callable[[Environ, StartResponse], Iterable[bytes]]:
-    """All paths side by side."""
+def plain() -> UserSessionsWSGI:
+    """Around an app that has every other path."""
     sessions = new_blocking_sessions()
-    ours = UserSessionsWSGI(sessions, **settings())
     end_with_server(sessions)
 
-    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != "/me":
-            return ours(environ, start_response)
+    def own(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         headers = [("content-type", "text/plain; charset=utf-8")]
+        if environ["PATH_INFO"] != "/me":
+            body = b"nothing is served at this path"
+            start_response("404 Not Found", [*headers, ("content-length", str(len(body)))])
+            return [body if environ["REQUEST_METHOD"] != "HEAD" else b""]
         token = environ.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")
         try:
             user = sessions.authenticate(token).user
@@ -31,7 +32,7 @@ def plain() -> Callable[[Environ, StartResponse], Iterable[bytes]]:
         start_response("200 OK", headers)
         return [user.encode()]
 
-    return app
+    return UserSessionsWSGI(sessions, inner=own, **settings())
 
 
 def waitress(app: str, *options: str) -> Target:
