@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pytest
-from fastapi import Depends, FastAPI, Header, HTTPException, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, WebSocket
 from fastapi.middleware.gzip import GZipMiddleware
 from pydantic import TypeAdapter
 
@@ -68,7 +68,7 @@ def test_each_command_is_documented_with_its_parameters_its_result_and_its_key()
         assert content["schema"].get("properties", {}).keys() == fields
         assert operation["summary"] and operation["description"].endswith(".")
         assert operation["security"] == [{"ServerAPIKey": []}]
-        assert operation["responses"].keys() == {"200", "400", "401", "413", "415"}
+        assert operation["responses"].keys() == {"200", "400", "401", "408", "413", "415"}
 
 
 def test_own_sessions_and_streams_are_documented() -> None:
@@ -316,6 +316,34 @@ async def test_an_endpoint_answers_503_while_nobody_can_say_who_asks() -> None:
     status, _, body = await ask_me(sessions, authorization=f"Bearer {token('42')}")
     assert status == 503
     assert body == {"detail": "not available: sessions cannot be reached now"}
+
+
+@pytest.mark.anyio
+async def test_a_router_whose_requests_need_a_token_may_have_websockets() -> None:
+    sessions = AsyncUserSessions(VERIFIER)
+    app, router = included(sessions)
+    own = APIRouter(dependencies=[Depends(router.current_identity)])
+    ran = []
+
+    @own.websocket("/own")
+    async def echo(
+        websocket: WebSocket, caller: Annotated[Identity, Depends(router.current_identity)]
+    ) -> None:
+        ran.append(caller.user)
+        await websocket.close()
+
+    app.include_router(own)
+    for headers, answer in (
+        ([], {"type": "websocket.http.response.start", "status": 401}),
+        ([(b"authorization", b"Bearer no")], {"status": 401}),
+        ([(b"authorization", f"Bearer {token('42')}".encode())], {"type": "websocket.close"}),
+    ):
+        opened: list[Any] = [{"type": "websocket.connect"}]
+        exchange = Exchange(app, scope("/own", kind="websocket", headers=headers), opened)
+        await exchange.end()
+        assert exchange.sent[0].items() >= answer.items()
+    assert ran == ["42"]
+    assert "HTTPBearer" in app.openapi()["components"]["securitySchemes"]
 
 
 @pytest.mark.anyio

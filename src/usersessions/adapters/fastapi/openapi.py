@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_args
 
 from fastapi import Response, Security
+from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel, TypeAdapter
@@ -23,7 +24,15 @@ __all__ = ["BEARER", "Operation", "operations"]
 
 T = TypeVar("T")
 
-BEARER = HTTPBearer(auto_error=False, description="The connection token of a user.")
+
+class _Bearer(HTTPBearer):
+    """What is documented of a bearer token. FastAPI's own takes no WebSocket."""
+
+    async def __call__(self, request: HTTPConnection) -> None:
+        pass
+
+
+BEARER = _Bearer(scheme_name="HTTPBearer", description="The connection token of a user.")
 _KEY = APIKeyHeader(
     name="X-API-Key",
     scheme_name="ServerAPIKey",
@@ -238,6 +247,7 @@ def _json(model: Any) -> dict[str, Any]:
 def _refused(what: str, *, verb: str = "POST") -> dict[int, dict[str, Any]]:
     refused = {400: {"description": f"What came is no {what}"}}
     if verb == "POST":
+        refused[408] = {"description": f"The {what} did not come in time"}
         refused[413] = {"description": f"The {what} is too long"}
         refused[415] = {"description": f"The {what} has a content encoding"}
     return refused

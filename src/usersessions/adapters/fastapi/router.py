@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response, Security, WebSocket, WebSocketDisconnect
+from fastapi.requests import HTTPConnection
 
 from ...http.app import UserSessionsApp
 from ...http.asgi import ASGIApp, Message, Receive, Scope, Send
@@ -87,10 +88,12 @@ class UserSessionsRouter(APIRouter):
 
     async def current_identity(
         self,
-        request: Request,
+        request: HTTPConnection,
         _: Annotated[object, Security(BEARER)],
     ) -> Identity:
         """A dependency of your endpoints: who makes the request, by its bearer token.
+
+        A WebSocket has to bring it as a header, which browsers cannot: use `track` there.
 
         Raises:
             HTTPException: with 401 if there is no token, or it is refused, was revoked, or its user
@@ -108,6 +111,10 @@ class UserSessionsRouter(APIRouter):
         by the connect proxy. From which app, the client says in the query parameters `app_name` and
         `app_version`. A client that may not connect is told so, and the endpoint does not run. When
         the session has to end, the WebSocket is closed with the code and the reason.
+
+        Raises:
+            WebSocketException: if the client may not connect, with the code and the reason; FastAPI
+                closes the WebSocket with it.
 
         >>> realtime = UserSessionsRouter(AsyncUserSessions())
         >>> Tracked = Annotated[AsyncSession, Security(realtime.track)]
