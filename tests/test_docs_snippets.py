@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
 from anyio import to_thread
+from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.websockets import WebSocketDisconnect
 
+from tests.http.exchange import Exchange, scope
 from tests.pages import blocks
 from tests.test_docs_code import blocks as python_blocks
 from tests.test_docs_code import execute
@@ -29,7 +33,6 @@ from usersessions import (
     TokenVerifier,
     UserSessions,
 )
-from usersessions.config import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
 SECRET = "a secret of at least thirty-two bytes"
@@ -120,6 +123,33 @@ async def test_it_takes_a_cookie_of_a_login_and_no_other_header(page: str, headi
     assert not await let_in(sessions, {})
 
 
+async def streamed(app: Any, sessions: AsyncUserSessions, **headers: str) -> tuple[int, bytes]:
+    """What a client gets of an event stream that is closed at once, where it may have it."""
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    asked: list[Any] = [{"type": "http.request", "body": b""}]
+    exchange = Exchange(app, scope("/ticks", method="GET", headers=raw), asked)
+    await exchange.message(1)
+    assert not (await sessions.disconnect("42")).unconfirmed
+    await exchange.end()
+    start, *chunks = exchange.sent
+    return start["status"], b"".join(chunk.get("body", b"") for chunk in chunks)
+
+
+@pytest.mark.anyio
+async def test_an_event_stream_of_the_apps_own_is_closed_and_refused_as_the_page_says() -> None:
+    names = await to_thread.run_sync(made_by, "in-your-app.md", "An event stream")
+    app, sessions = names["app"], names["sessions"]
+    cookie = {"cookie": "sessionid=c00kie"}
+    foreign = {**cookie, "origin": "https://elsewhere.example"}
+    assert await streamed(app, sessions, **cookie) == (200, b"data: tick for user 42\n\n")
+    assert await streamed(app, sessions) == (403, b"permission denied\n")
+    assert await streamed(app, sessions, **foreign) == (403, b"permission denied\n")
+
+    by_hand = Starlette(routes=[Route("/ticks", names["ticks_by_hand"])])
+    assert await streamed(by_hand, sessions, **cookie) == (200, b"data: tick\n\n")
+    assert await streamed(by_hand, sessions) == (200, b"event: refused\ndata: 3507\n\n")
+
+
 def test_no_page_believes_a_header_that_only_names_a_user() -> None:
     read = {
         name.lower()
@@ -127,6 +157,27 @@ def test_no_page_believes_a_header_that_only_names_a_user() -> None:
         for name in re.findall(r"headers(?:\.get\(|\[)b?[\"']([\w-]+)", page.read_text())
     }
     assert read <= {"authorization", "cookie", "user-agent", "www-authenticate"}
+
+
+@pytest.mark.anyio
+async def test_pages_hand_over_the_number_of_a_user_as_a_string() -> None:
+    user = SimpleNamespace(id=42)
+
+    def code(page: str, heading: str, function: str) -> str:
+        found = python_blocks(section(page, heading))
+        return next(block.code for block in found if f"def {function}(" in block.code)
+
+    async def your_login(cookie: str | None) -> object:
+        return user if cookie else None
+
+    names: dict[str, Any] = {"DefineMiddleware": Mock(), "TrackWebSockets": None, "sessions": None}
+    exec(code("frameworks/litestar.md", "Your own WebSockets", "who"), names)
+    assert names["who"]({"user": user}) == "42"
+    assert names["who"]({"user": None}) is names["who"]({}) is None
+    names = {"your_login": your_login, "track": Mock(), "sio": None, "sessions": None}
+    exec(code("frameworks/socketio.md", "Who connects", "identify"), names)
+    assert await names["identify"]("a sid", {"HTTP_COOKIE": "sessionid=c00kie"}, None) == "42"
+    assert await names["identify"]("a sid", {}, None) is None
 
 
 @OLD_TEST_CLIENT
@@ -203,33 +254,6 @@ def test_a_framework_says_how_to_install_it_from_a_clone(page: Path) -> None:
 
 
 # Before it goes live ----------------------------------------------------------------------------
-
-
-def test_what_nginx_needs_is_in_its_configuration() -> None:
-    (shown,) = (
-        block.code
-        for block in blocks((DOCS / "deploy.md").read_text())
-        if block.language == "nginx"
-    )
-    root, api = re.findall(r"^    location (.*?)^    \}", shown, re.DOTALL | re.MULTILINE)
-    for line in (
-        "proxy_set_header Host $http_host;",
-        "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;",
-        "proxy_set_header Upgrade $http_upgrade;",
-        "proxy_set_header Connection $connection_upgrade;",
-        "proxy_http_version 1.1;",
-    ):
-        assert line in root
-    timeout = re.search(r"proxy_read_timeout (\d+)s;", root)
-    assert timeout and int(timeout[1]) > Settings().ping_interval
-    assert "map $http_upgrade $connection_upgrade {" in shown
-    matched = re.match(r"~ (\S+) \{\s*return 404;", api)
-    assert matched
-    paths = ["/api", "/api/disconnect", "/apidocs", "/sessions"]
-    assert [bool(re.search(matched[1], path)) for path in paths] == [True, True, False, False]
-    log_format = re.search(r"log_format paths '(.*)';", shown)
-    assert log_format and re.search(r"access_log \S+ paths;", shown)
-    assert not re.search(r"\$(request|request_uri|args|query_string)\b", log_format[1])
 
 
 def test_uvicorn_believes_the_proxies_that_the_page_names() -> None:

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
+from uuid import uuid4
 
 import pytest
 from jwt.api_jws import PyJWS
@@ -42,7 +43,7 @@ from usersessions.http.aio import FIRST_MESSAGE_TIMEOUT, SEND_TIMEOUT
 from usersessions.http.base import MAX_BODY_BYTES as MAX_REQUEST_BYTES
 from usersessions.http.base import Request as HttpRequest
 from usersessions.http.base import Response
-from usersessions.http.connection import HTTP_STREAM, SSE, WEBSOCKET
+from usersessions.http.connection import HTTP_STREAM, SSE, WEBSOCKET, check_origin
 from usersessions.http.endpoints import PATHS
 from usersessions.http.own_sessions import OwnSessionsApi
 from usersessions.jwks import MAX_SET_BYTES
@@ -244,6 +245,9 @@ def test_the_log_lines_that_are_shown_are_logged(caplog: pytest.LogCaptureFixtur
         sessions.disconnect("42", revoke=True, timeout=0)
     with pytest.raises(ConnectRefused), sessions.connect(token=token, transport="uni_sse"):
         raise AssertionError("it was revoked")
+    page = {"origin": "https://evil.example.com", "host": "app.example.com"}
+    with pytest.raises(ConnectRefused):
+        check_origin(page, (), client=str(uuid4()))
     logged = [re.sub(r"client \S{36} ", "client ID ", line) for line in caplog.messages]
     shown = [re.sub(r"client \S+ ", "client ID ", line) for line in found[1].splitlines()]
     settled = [re.sub(r"after [\d.]+ s", "after N s", line) for line in (*logged, *shown)]
@@ -357,6 +361,7 @@ def test_every_bound_is_listed_with_its_value() -> None:
         f"{MAX_REASON_BYTES} bytes",
         f"{SEND_TIMEOUT:g} s",
         f"{FIRST_MESSAGE_TIMEOUT:g} s",
+        "[your server's limit](deploy.md#the-size-of-websocket-messages)",
     ]
 
 
