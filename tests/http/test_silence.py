@@ -78,6 +78,26 @@ def limit_of(one: socket.socket) -> int:
     return one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) // 1000
 
 
+def asked_of(one: socket.socket) -> tuple[bool, int, int, int]:
+    """Whether the system asks a silent client, after how many seconds, how often, and how long."""
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    after, every, times = (one.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+    is_on = bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+    return is_on, after, every, times
+
+
+def test_a_silent_client_is_asked_whether_it_is_there_and_missed_within_40_seconds(
+    accepted: Accepted,
+) -> None:
+    bound_silence(accepted.ours, seconds=25)
+    is_on, after, every, times = asked_of(accepted.ours)
+    assert is_on
+    assert after + every * times <= 40
+    # On Linux it is enough that one question stays without an answer for so long.
+    assert after + every + limit_of(accepted.ours) <= 40
+    assert not asked_of(accepted.client)[0]
+
+
 def test_a_system_that_cannot_give_a_connection_up_is_passed_over(
     accepted: Accepted, monkeypatch: pytest.MonkeyPatch
 ) -> None:

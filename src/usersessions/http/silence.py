@@ -2,7 +2,8 @@
 
 1. Such a client says nothing at all. So the system is asked to give its connection up when what was
    sent has not been acknowledged for some seconds (TCP_USER_TIMEOUT, RFC 5482): then its server
-   notices, on Linux.
+   notices, on Linux. Where nothing is sent, the system itself asks the client whether it is still
+   there (keep-alive, RFC 1122, 4.2.3.6), on other systems as well.
 2. Servers on event loops hide the socket of a connection, but say who is at its other end. So it is
    looked for among all that the process has open: for many connections at once, and for about a
    twentieth of the time at most.
@@ -30,6 +31,15 @@ MAX_UNACKNOWLEDGED = 15
 With the default of 25 seconds between pings, a client is missed within 40.
 """
 
+ASK_AFTER = 20
+"""After how many seconds of silence the system asks a client whether it is still there."""
+
+ASK_EVERY = 5
+"""After how many more seconds it asks again, where no answer comes."""
+
+ASK_TIMES = 4
+"""How often it asks at most: so a client is missed within 40 seconds. Linux asks once or twice."""
+
 DESCRIPTORS_AT_ONCE = 256
 """How many file descriptors are looked at in one step of the event loop, which takes some 2 ms."""
 
@@ -50,16 +60,25 @@ class TCPSocket(Protocol):
 
 
 def bound_silence(client_socket: TCPSocket, *, seconds: int) -> None:
-    """Have a connection given up when what was sent stays unacknowledged.
+    """Have a connection given up when its client acknowledges nothing, not even that it is there.
 
     Args:
-        client_socket: a TCP connection; others, and systems that cannot do so, are passed over.
-        seconds: for how long, at most `MAX_UNACKNOWLEDGED`.
+        client_socket: a TCP connection; others, and what a system cannot do, are passed over.
+        seconds: how long what was sent may stay unacknowledged, at most `MAX_UNACKNOWLEDGED`.
     """
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        milliseconds = 1000 * min(seconds, MAX_UNACKNOWLEDGED)
-        with suppress(OSError):
-            client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    options = {
+        "TCP_USER_TIMEOUT": 1000 * min(seconds, MAX_UNACKNOWLEDGED),
+        "TCP_KEEPIDLE": ASK_AFTER,
+        # What macOS calls the same.
+        "TCP_KEEPALIVE": ASK_AFTER,
+        "TCP_KEEPINTVL": ASK_EVERY,
+        "TCP_KEEPCNT": ASK_TIMES,
+    }
+    with suppress(OSError):
+        for name, value in options.items():
+            if (option := getattr(socket, name, None)) is not None:
+                client_socket.setsockopt(socket.IPPROTO_TCP, option, value)
+        client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def bound_hidden(client: Any, *, seconds: int = MAX_UNACKNOWLEDGED) -> None:

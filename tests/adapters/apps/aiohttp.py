@@ -15,7 +15,7 @@ from tests.servers import python
 from usersessions import AsyncUserSessions
 from usersessions.adapters.aiohttp import current_identity, setup, track
 
-from .shared import ALLOWED_ORIGIN, PING_INTERVAL, Target, gunicorn, new_sessions, say, settings
+from .shared import ALLOWED_ORIGIN, Target, gunicorn, new_sessions, say, settings
 
 
 def _app(sessions: AsyncUserSessions, **options: Any) -> web.Application:
@@ -24,8 +24,7 @@ def _app(sessions: AsyncUserSessions, **options: Any) -> web.Application:
         return web.Response(text=identity.user)
 
     async def echo(request: web.Request) -> web.StreamResponse:
-        # A client has half of that to answer, which a busy machine may be late for.
-        websocket = web.WebSocketResponse(heartbeat=2 * PING_INTERVAL)
+        websocket = web.WebSocketResponse()
         async with track(request, websocket, sessions, allowed_origins=[ALLOWED_ORIGIN]) as session:
             async for message in websocket:
                 session.touch()

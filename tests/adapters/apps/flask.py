@@ -10,15 +10,11 @@ from flask_sock import Sock  # type: ignore[import-untyped]
 from tests.servers import python
 from usersessions.adapters.flask import FlaskSessions, end_with_server
 
-from .shared import PING_INTERVAL, Target, gunicorn, new_blocking_sessions, settings
+from .shared import Target, gunicorn, new_blocking_sessions, settings
 
 
 def extended() -> Flask:
     app, sock = Flask(__name__), Sock()
-    if PING_INTERVAL < 25:
-        # Its thread may hear that a socket was closed with the next ping only. Who has not answered
-        # until then is taken for lost, which a client on a busy machine may be late for.
-        app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": 2 * PING_INTERVAL}
     realtime = FlaskSessions(new_blocking_sessions(), url_prefix="/rt", **settings())
     realtime.init_app(app)
 

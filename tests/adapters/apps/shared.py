@@ -31,6 +31,8 @@ PING_INTERVAL = int(os.environ.get("PING_INTERVAL", "25"))
 
 # No test has to wait as long as clients may say nothing, or not read.
 silence.MAX_UNACKNOWLEDGED = min(PING_INTERVAL, silence.MAX_UNACKNOWLEDGED)
+silence.ASK_AFTER = min(PING_INTERVAL, silence.ASK_AFTER)
+silence.ASK_EVERY = min(PING_INTERVAL, silence.ASK_EVERY)
 if "SEND_TIMEOUT" in os.environ:
     aio.SEND_TIMEOUT = tracking.OWN_SEND_TIMEOUT = float(os.environ["SEND_TIMEOUT"])
 
