@@ -123,6 +123,12 @@ def test_one_app_may_have_two_each_of_which_knows_its_own_users() -> None:
     assert client.get("/me", headers=bearer(token("42"))).text == "42"
 
 
+def test_two_of_one_name_in_one_app_are_refused(app: Flask, realtime: FlaskSessions) -> None:
+    with pytest.raises(ValueError, match="already registered"):
+        FlaskSessions(new_sessions(), url_prefix="/staff").init_app(app)
+    assert app.extensions["usersessions"] is realtime
+
+
 def test_its_blueprint_may_be_nested_in_another(sessions: UserSessions) -> None:
     app, outer = Flask(__name__), Blueprint("outer", __name__, url_prefix="/outer")
     realtime = FlaskSessions(sessions, api_keys=[API_KEY], url_prefix="/rt")
@@ -130,6 +136,24 @@ def test_its_blueprint_may_be_nested_in_another(sessions: UserSessions) -> None:
     app.register_blueprint(outer)
     answer = app.test_client().post("/outer/rt/api/info", headers=WITH_KEY)
     assert (answer.status_code, answer.is_json) == (200, True)
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+@pytest.mark.parametrize("prefix", [None, "/rt"])
+def test_where_the_name_of_a_session_is_missing_none_ends_whatever_slashes_mean_to_the_app(
+    prefix: str | None, is_strict: bool, sessions: UserSessions
+) -> None:
+    app = Flask(__name__)
+    app.url_map.strict_slashes = is_strict
+    FlaskSessions(sessions, url_prefix=prefix).init_app(app)
+    client, headers = app.test_client(), bearer(token("42", jti="phone"))
+    with sessions.connect(user="42", transport="sse"):
+        answer = client.delete(f"{prefix or ''}/sessions/", headers=headers)
+        assert (answer.status_code, answer.text) == (404, "nothing is served at this path\n")
+        # With two of them, some are sent on to the path with one.
+        client.delete(f"{prefix or ''}/sessions//", headers=headers, follow_redirects=True)
+        assert len(sessions.user_connections("42")) == 1
+        assert client.get(f"{prefix or ''}/sessions", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -414,6 +438,23 @@ def test_a_websocket_is_a_session_while_its_handler_holds_it(
         assert (info.remote_addr, info.user_agent) == ("127.0.0.1", "a test")
         assert info.meta == {"plan": "pro"}
     until(lambda: not sessions.user_connections("42"), what="the list to be empty", seconds=1.0)
+
+
+def test_what_stays_unacknowledged_ends_a_websocket_of_the_apps_own(
+    realtime: FlaskSessions, serve: Callable[[Flask], str]
+) -> None:
+    limits: list[int] = []
+    app = Flask(__name__)
+    sock = Sock(app)
+
+    @sock.route("/look")  # type: ignore[untyped-decorator]
+    def look(ws: Any) -> None:
+        with realtime.track(ws):
+            limits.append(ws.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+
+    with open_websocket(serve(app), "/look", headers=bearer(token("42"))) as websocket:
+        assert websocket._read()[0] == 8
+    assert limits == [15_000]
 
 
 @pytest.mark.parametrize("who", ["7", Identity("7")], ids=["user", "identity"])

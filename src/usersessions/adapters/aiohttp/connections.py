@@ -11,9 +11,10 @@ from aiohttp import web
 from yarl import URL
 
 from ...http.asgi import read_headers
+from ...http.silence import MAX_UNACKNOWLEDGED, bound_silence
 from ...models import Disconnect
 
-__all__ = ["close_websocket", "drop", "headers_of", "set_query"]
+__all__ = ["bound", "close_websocket", "drop", "headers_of", "set_query"]
 
 
 def headers_of(request: web.Request) -> dict[str, str]:
@@ -26,6 +27,19 @@ def set_query(request: web.Request, query: str) -> None:
     # What an access log shows is made of this, and nothing public changes it.
     path = request.rel_url.raw_path
     request._rel_url = URL.build(path=path, query_string=query, encoded=True)
+
+
+def bound(request: web.Request, *, seconds: int = MAX_UNACKNOWLEDGED) -> None:
+    """Have a connection given up when what was sent stays unacknowledged, as `bound_silence` does.
+
+    Args:
+        request: what it carries; a connection that is over, or without a socket, is passed over.
+        seconds: as for `bound_silence`.
+    """
+    transport = request.transport
+    client_socket = None if transport is None else transport.get_extra_info("socket")
+    if client_socket is not None:
+        bound_silence(client_socket, seconds=seconds)
 
 
 async def close_websocket(websocket: web.WebSocketResponse, disconnect: Disconnect) -> None:

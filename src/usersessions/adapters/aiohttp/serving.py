@@ -17,21 +17,24 @@ from typing import Any, cast
 from aiohttp import WSMsgType, web
 
 from ...errors import ConnectRefused
-from ...http.aio import ClientGone, deliver, first_message, hold_stream
-from ...http.base import MAX_BODY_BYTES, UNREADABLE, Request, Response, is_encoded
+from ...http.aio import BodyLate, ClientGone, deliver, first_message, hold_stream, whole_body
+from ...http.base import MAX_BODY_BYTES, UNREADABLE, Request, Response, is_encoded, late
 from ...http.connection import STREAM_HEADERS, WEBSOCKET, checked_disconnect, read_connect_request
-from ...http.endpoints import PATHS, WEBSOCKET_PATH, Endpoints
+from ...http.endpoints import NAMELESS_PATH, PATHS, WEBSOCKET_PATH, Endpoints
 from ...http.lifespan import drainable_lifespan
-from ...http.silence import bound_silence
 from ...models import Disconnect
 from ...sessions import AsyncUserSessions
 from ...transports.unidirectional import ConnectMessage, Transport, disconnect_frame
-from .connections import close_websocket, drop, headers_of, set_query
+from .connections import bound, close_websocket, drop, headers_of, set_query
 
 __all__ = ["setup"]
 
 _CLOSING_SECONDS = 1.0
 """How long a client has to answer that its WebSocket is closed."""
+
+# aiohttp takes messages shorter than that, and keeps what it has of one until it is whole. One that
+# is just too large comes through, to be told so.
+_MAX_MESSAGE = MAX_BODY_BYTES + 2
 
 
 def setup(
@@ -74,7 +77,7 @@ def setup(
         trusted_hops=trusted_hops,
     )
     served = _Served(sessions, endpoints)
-    for path in (*PATHS, WEBSOCKET_PATH):
+    for path in (*PATHS, NAMELESS_PATH, WEBSOCKET_PATH):
         app.router.add_route("*", path, partial(served.answer, path))
 
     drains: list[Callable[[], Awaitable[None]]] = []
@@ -104,16 +107,22 @@ class _Served:
         query = request.rel_url.raw_query_string
         set_query(request, "")
         if pattern == WEBSOCKET_PATH:
-            websocket = web.WebSocketResponse(timeout=_CLOSING_SECONDS, compress=False)
+            websocket = web.WebSocketResponse(
+                timeout=_CLOSING_SECONDS, compress=False, max_msg_size=_MAX_MESSAGE
+            )
             if websocket.can_prepare(request):
                 await self._websocket(request, websocket)
                 return websocket
         headers = headers_of(request)
         try:
             # An encoded one is refused, and aiohttp would decode it first.
-            body = b"" if is_encoded(headers) else await _body(request)
+            body = b"" if is_encoded(headers) else await whole_body(_body(request))
         except (OSError, web.RequestPayloadError):
             return _response(UNREADABLE)
+        except BodyLate:
+            too_late = _response(late())
+            too_late.force_close()
+            return too_late
         neutral = Request(request.method, query, headers, body)
         path = pattern.format_map(request.match_info)
         transport = self._endpoints.transport(path)
@@ -186,9 +195,7 @@ class _Served:
         write: Callable[[bytes], Awaitable[None]],
         left: Callable[[], Awaitable[None]],
     ) -> Disconnect:
-        if request.transport is not None:
-            client_socket = request.transport.get_extra_info("socket")
-            bound_silence(client_socket, seconds=self._endpoints.ping_interval)
+        bound(request, seconds=self._endpoints.ping_interval)
         return await hold_stream(
             self._sessions,
             self._endpoints,

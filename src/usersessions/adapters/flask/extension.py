@@ -14,7 +14,7 @@ from simple_websocket import Server  # type: ignore[import-untyped]
 
 from ...http import base
 from ...http.authentication import Refusal, authenticate
-from ...http.endpoints import PATHS, WEBSOCKET_PATH
+from ...http.endpoints import NAMELESS_PATH, PATHS, WEBSOCKET_PATH
 from ...http.handshakes import Handshakes
 from ...http.lifespan import end_with_server
 from ...http.signals import server_is_listening
@@ -82,7 +82,7 @@ class FlaskSessions:
             sessions, api_keys=api_keys, ping_interval=ping_interval, **origins
         )
         self.blueprint = Blueprint(name, __name__, url_prefix=url_prefix)
-        for path in PATHS:
+        for path in (*PATHS, NAMELESS_PATH):
             self.blueprint.add_url_rule(
                 path.replace("{", "<").replace("}", ">"),
                 endpoint=path,
@@ -96,6 +96,18 @@ class FlaskSessions:
 
         Where the server has its signal handlers in place by now, as gunicorn has, open streams get
         3001 `shutdown` when it is told to stop; for other servers, see `end_with_server`.
+
+        Raises:
+            ValueError: if the app has a blueprint of that name already, as from another one of
+                these: give one of the two a `name`.
+
+        >>> realtime = FlaskSessions(UserSessions(), url_prefix="/live")
+        >>> def create_app():
+        ...     app = Flask("shop")
+        ...     realtime.init_app(app)
+        ...     return app
+        >>> create_app().test_client().get("/live/sessions").status
+        '401 UNAUTHORIZED'
         """
         app.register_blueprint(self.blueprint)
         app.extensions[self.blueprint.name] = self
@@ -136,6 +148,12 @@ class FlaskSessions:
 
         Raises:
             LookupError: in any other.
+
+        >>> app, realtime = Flask("shop"), FlaskSessions(UserSessions())
+        >>> @app.get("/me")
+        ... @realtime.token_required
+        ... def me():
+        ...     return {"user": realtime.identity.user, "token": realtime.identity.token_id}
         """
         found: Identity | None = g.get(self._place)
         if found is None:
