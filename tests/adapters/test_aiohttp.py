@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
@@ -33,7 +34,7 @@ from usersessions import (
     TokenVerifier,
     callbacks,
 )
-from usersessions.adapters.aiohttp import current_identity, setup, track
+from usersessions.adapters.aiohttp import current_identity, setup, track, tracking
 from usersessions.adapters.aiohttp import serving as adapter
 from usersessions.http import aio
 from usersessions.stores.base import CheckIdentity
@@ -127,6 +128,7 @@ def test_the_routes_are_those_of_all_adapters_and_take_every_verb(held: Held) ->
         "/sessions/{client}",
         "/connection/uni_http_stream",
         "/connection/uni_sse",
+        "/sessions/",
         "/connection/uni_websocket",
     ]
     assert {route.method for route in router.routes()} == {"*"}
@@ -204,7 +206,7 @@ async def test_a_client_that_does_not_read_is_dropped_and_its_session_ends_with_
 ) -> None:
     monkeypatch.setattr(aio, "SEND_TIMEOUT", 0.2)
     # Before the system drops it.
-    monkeypatch.setattr(adapter, "bound_silence", lambda *_, **__: None)
+    monkeypatch.setattr(adapter, "bound", lambda *_, **__: None)
     async with serving(held.setup(ping_interval=1)) as served:
         with await served.open(kind) as stream:
             await asyncio.to_thread(stream.client)
@@ -225,7 +227,7 @@ async def test_what_a_client_sends_after_its_request_is_passed_over(kind: str, h
             if isinstance(stream, WebSocket):
                 for opcode in (1, 2, 9):
                     stream.send(b"{}", opcode=opcode)
-                stream.send(b"x" * 70_000)
+                stream.send(b"x" * 60_000)
                 assert await asyncio.to_thread(stream._read) == (10, b"{}")
             else:
                 more = f"POST /api/user_connections HTTP/1.1\r\nX-API-Key: {API_KEY}\r\n\r\n"
@@ -299,6 +301,24 @@ async def test_a_connection_that_is_over_before_its_stream_began_leaves_nothing(
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.parametrize("is_held", [False, True])
+async def test_a_stream_over_a_websocket_keeps_no_more_of_a_message_than_anything_takes(
+    is_held: bool, held: Held
+) -> None:
+    async with serving(held.setup()) as served:
+        with await served.websocket("/connection/uni_websocket") as websocket:
+            if is_held:
+                websocket.send(b"{}")
+                await asyncio.to_thread(websocket.client)
+            # A message that never ends: text at first, then continuations (RFC 6455, 5.4).
+            websocket.send(b"x" * 60_000, is_last=False)
+            websocket.send(b"x" * 60_000, opcode=0, is_last=False)
+            opcode, payload = await asyncio.to_thread(websocket._read)
+            assert (opcode, payload[:2]) == (8, (1009).to_bytes(2, "big"))
+        await until(lambda: served.runner.server and not served.runner.server.connections)
+    assert [end.code for end in held.ends] == [3000] * is_held
+
+
 # Requests -----------------------------------------------------------------------------------------
 
 
@@ -308,6 +328,23 @@ async def test_a_body_is_refused_before_aiohttp_decodes_it(held: Held) -> None:
         for body in (b"no gzip at all", gzip.compress(b'{"method": "info"}')):
             answer = await served.ask("/api", body=body, headers=headers)
             assert (answer.status, answer.headers["accept-encoding"]) == (415, "identity")
+
+
+@pytest.mark.parametrize("target", ["/api", "/connection/uni_sse"])
+async def test_a_body_that_trickles_is_408_and_nothing_after_it_is_read(
+    target: str, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aio, "BODY_TIMEOUT", 0.05)
+    async with serving(held.setup(api_keys=[API_KEY])) as served:
+        reader, writer = await asyncio.open_connection(*served.runner.addresses[0])
+        head = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"
+        writer.write(head.encode() + b"{}")
+        answer = await reader.readuntil(b"in time\n")
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"\r\nconnection: close\r\n" in answer
+        writer.write(b"       " + head.encode() + b"         ")
+        assert await reader.read() == b""
+        writer.close()
+    assert held.begun == 0
 
 
 async def test_a_client_that_leaves_before_its_request_is_whole_is_no_error(
@@ -323,6 +360,20 @@ async def test_a_client_that_leaves_before_its_request_is_whole_is_no_error(
         await until(lambda: served.runner.server and not served.runner.server.connections)
     assert held.begun == 0
     assert "Traceback" not in caplog.text
+
+
+async def test_a_middleware_that_takes_slashes_away_ends_no_other_session(held: Held) -> None:
+    remove = web.normalize_path_middleware(append_slash=False, remove_slash=True)
+    for prefix in ("", "/rt"):
+        app = held.app = web.Application(middlewares=[] if prefix else [remove])
+        held.setup()
+        if prefix:
+            app = web.Application(middlewares=[remove])
+            app.add_subapp(prefix, held.app)
+        async with serving(app) as served:
+            for path in ("/sessions/", "/sessions/?current=a"):
+                answer = await served.ask(f"{prefix}{path}", method="DELETE")
+                assert (answer.status, answer.body) == (404, b"nothing is served at this path\n")
 
 
 async def test_the_access_log_shows_paths_without_their_query(
@@ -422,6 +473,15 @@ async def test_a_websocket_is_of_whom_the_app_says_and_listed_as_it_says(held: H
             assert (info.app_name, info.app_version, info.transport) == ("chat", "1.2", "websocket")
         await until(lambda: held.ends)
     assert held.ends[0].code == 3000
+
+
+async def test_what_stays_unacknowledged_ends_a_websocket_of_the_apps_own(held: Held) -> None:
+    async with serving(tracked(held, reading)) as served:
+        with await served.websocket("/own"):
+            await until(lambda: held.begun)
+            client_socket = served.transport.get_extra_info("socket")
+            option = client_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert option == 15_000
 
 
 async def test_a_handler_that_does_not_read_holds_up_no_disconnect(held: Held) -> None:
@@ -612,3 +672,111 @@ async def test_errors_of_a_block_are_its_own(held: Held, caplog: pytest.LogCaptu
         with await served.websocket("/own"):
             await until(lambda: held.ends)
     await until(lambda: "the app's own database" in caplog.text)
+
+
+async def test_errors_of_a_block_are_its_own_after_its_session_was_told_to_end_as_well(
+    held: Held, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(request: web.Request, websocket: Any, session: Any) -> None:
+        await session.closed
+        await until(lambda: websocket.closed)
+        raise ConnectionResetError("the app's own database")
+
+    async with serving(tracked(held, fail)) as served:
+        with await served.websocket("/own") as websocket:
+            await held.sessions.disconnect("42", timeout=0)
+            assert await asyncio.to_thread(websocket.frames) == []
+            assert websocket.closed == (3503, "force disconnect")
+        await until(lambda: "the app's own database" in caplog.text)
+
+
+async def test_what_answers_an_exception_of_a_block_does_not_go_over_its_websocket(
+    held: Held,
+) -> None:
+    @web.middleware
+    async def answers(request: web.Request, handler: Any) -> web.StreamResponse:
+        try:
+            response: web.StreamResponse = await handler(request)
+            return response
+        except web.HTTPForbidden:
+            return web.json_response({"error": "forbidden"}, status=403)
+
+    async def refuse(request: web.Request, websocket: Any, session: Any) -> None:
+        raise web.HTTPForbidden
+
+    held.app = web.Application(middlewares=[answers])
+    async with serving(tracked(held, refuse)) as served:
+        with await served.websocket("/own") as websocket:
+            # It reads until the server hangs up.
+            assert await asyncio.to_thread(websocket.frames) == []
+            assert websocket.closed == (1011, "")
+    assert sessions_held(held.sessions) == 0
+
+
+async def waiting(request: web.Request, websocket: web.WebSocketResponse, session: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_handler_that_goes_on_is_ended_when_its_session_is_told_to_end(
+    held: Held, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "END_TIMEOUT", 0.05)
+    async with serving(tracked(held, waiting)) as served:
+        with await served.websocket("/own") as websocket:
+            ended = await held.sessions.disconnect("42")
+            assert len(ended.closed) == 1
+            assert await asyncio.to_thread(websocket.frames) == []
+            assert websocket.closed == (3503, "force disconnect")
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_client_that_leaves_is_noticed_where_the_handler_does_not_receive(
+    held: Held, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "END_TIMEOUT", 0.05)
+    monkeypatch.setattr(tracking, "_LOOK_SECONDS", 0.05)
+    is_done, finished = asyncio.Event(), []
+
+    async def busy(request: web.Request, websocket: web.WebSocketResponse, session: Any) -> None:
+        await is_done.wait()
+        finished.append(session.client)
+
+    async with serving(tracked(held, busy)) as served:
+        with await served.websocket("/own"):
+            await until(lambda: held.begun)
+        await until(lambda: held.ends)
+        # It may be busy with what that client has said.
+        is_done.set()
+        await until(lambda: finished)
+    assert held.ends == [Disconnect(3000, "connection closed")]
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_client_that_leaves_tasks_of_a_group_is_no_error(
+    fails: bool, held: Held, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def read(websocket: web.WebSocketResponse) -> None:
+        async for _ in websocket:
+            pass
+        if fails:
+            raise LookupError("the app's own")
+
+    async def write(websocket: web.WebSocketResponse) -> None:
+        with anyio.CancelScope(shield=True):
+            while True:
+                await websocket.send_str("hello")
+                await asyncio.sleep(0)
+
+    async def block(request: web.Request, websocket: Any, session: Any) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(read, websocket)
+            group.start_soon(write, websocket)
+
+    async with serving(tracked(held, block)) as served:
+        with await served.websocket("/own") as websocket:
+            await asyncio.to_thread(websocket.frame)
+        await until(lambda: held.ends)
+        await until(lambda: not fails or "the app's own" in caplog.text)
+    assert ("Traceback" in caplog.text) == fails
+    assert "ClientConnectionResetError" not in caplog.text

@@ -1,5 +1,6 @@
 """FastAPI: the router, its documentation and dependencies; and Starlette's routes as they are."""
 
+import asyncio
 import json
 import logging
 import re
@@ -23,6 +24,7 @@ from tests.servers import python, serving
 from tests.standins import SharedStandIn
 from tests.streams import ask, open_stream
 from usersessions import AsyncSession, AsyncUserSessions, ConfigError, Identity, Key, TokenVerifier
+from usersessions.adapters import starlette
 from usersessions.adapters.asgi import UserSessionsApp
 from usersessions.adapters.fastapi import UserSessionsRouter
 from usersessions.adapters.fastapi.openapi import operations
@@ -380,6 +382,29 @@ async def test_a_websocket_that_is_refused_is_told_why_and_its_endpoint_does_not
 
 
 # Starlette's routes -------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_an_endpoint_that_only_sends_is_ended_when_its_session_is_told_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(starlette, "END_TIMEOUT", 0.05)
+    sessions = AsyncUserSessions(connect_proxy=lambda request: Identity("42"))
+    app, router = included(sessions)
+
+    @app.websocket("/own")
+    async def own(
+        websocket: WebSocket, session: Annotated[AsyncSession, Depends(router.track)]
+    ) -> None:
+        await asyncio.Event().wait()
+
+    opened = Exchange(app, scope("/own", kind="websocket"), [{"type": "websocket.connect"}])
+    await opened.message(0)
+    await settle()
+    ended = await sessions.disconnect("42")
+    assert len(ended.closed) == 1
+    await opened.end()
+    assert [message.get("code") for message in opened.sent] == [None, 3503]
 
 
 def test_the_openapi_page_has_the_apps_own_endpoints_and_none_of_ours() -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -36,6 +37,7 @@ from usersessions import (
     TokenVerifier,
     callbacks,
 )
+from usersessions.adapters import starlette
 from usersessions.adapters.starlette import (
     close_websocket,
     current_identity,
@@ -462,3 +464,77 @@ async def test_errors_of_a_block_are_its_own() -> None:
 
     with pytest.raises(RuntimeError, match="the app's own"):
         await (await tracked(fail))[1].end()
+
+
+@pytest.mark.anyio
+async def test_errors_of_a_block_are_its_own_after_its_session_was_told_to_end_as_well() -> None:
+    async def fail(websocket: WebSocket, session: AsyncSession) -> None:
+        try:
+            await websocket.receive_text()
+        finally:
+            raise RuntimeError("the app's own")
+
+    sessions, exchange, _ = await tracked(fail)
+    await sessions.disconnect("42", timeout=0)
+    assert await exchange.message(1) == FORCED
+    exchange.push({"type": "websocket.disconnect", "code": 3503})
+    with pytest.raises(RuntimeError, match="the app's own"):
+        await exchange.end()
+
+
+@pytest.mark.anyio
+async def test_a_block_that_does_not_use_its_websocket_is_ended_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(starlette, "END_TIMEOUT", 0.05)
+
+    async def push(websocket: WebSocket, session: AsyncSession) -> None:
+        await asyncio.Event().wait()
+
+    sessions, exchange, ended = await tracked(push)
+    result = await sessions.disconnect("42")
+    assert len(result.closed) == 1
+    await exchange.end()
+    assert exchange.sent[1:] == [FORCED]
+    assert (ended, sessions_held(sessions)) == (["after the block"], 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_told", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_client_that_leaves_tasks_of_a_group_is_no_error(
+    is_told: bool, fails: bool
+) -> None:
+    go_on = asyncio.Event()
+
+    async def read(websocket: WebSocket) -> None:
+        try:
+            await websocket.receive_text()
+        finally:
+            if fails:
+                raise LookupError("the app's own")
+
+    async def write(websocket: WebSocket) -> None:
+        await go_on.wait()
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(0)
+            await websocket.send_text("too late")
+
+    async def block(websocket: WebSocket, session: AsyncSession) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(read, websocket)
+            group.start_soon(write, websocket)
+
+    sessions, exchange, ended = await tracked(block, fails_at=None if is_told else 1)
+    if is_told:
+        await sessions.disconnect("42", timeout=0)
+        assert await exchange.message(1) == FORCED
+    exchange.push({"type": "websocket.disconnect", "code": 1001})
+    go_on.set()
+    if fails:
+        with pytest.raises(Exception, match="unhandled errors") as raised:
+            await exchange.end()
+        assert [type(one) for one in raised.value.exceptions] == [LookupError]  # type: ignore[attr-defined]
+    else:
+        await exchange.end()
+    assert (ended, sessions_held(sessions)) == ([] if fails else ["after the block"], 0)

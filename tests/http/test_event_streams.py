@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
 from tests.http.exchange import Exchange, LeapingLoop, scope, sessions_held, settle
 from usersessions import (
@@ -340,7 +345,11 @@ class Wrapped(Exception):
         self.exceptions = exceptions
 
 
-@pytest.mark.parametrize("how", ["cause", "context", "group"])
+class ClientDisconnect(Exception):
+    """As Starlette has it."""
+
+
+@pytest.mark.parametrize("how", ["cause", "none", "starlette", "group"])
 async def test_a_refusal_is_told_whatever_the_framework_makes_of_it(how: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -348,8 +357,10 @@ async def test_a_refusal_is_told_whatever_the_framework_makes_of_it(how: str) ->
         except OSError as error:
             if how == "cause":
                 raise Wrapped from error
-            if how == "context":
-                raise Wrapped  # noqa: B904
+            if how == "none":
+                raise Wrapped from None
+            if how == "starlette":
+                raise ClientDisconnect  # noqa: B904
             raise Wrapped(error, Wrapped(error)) from None
 
     exchange = opened(app, AsyncUserSessions(), refuses)
@@ -367,3 +378,44 @@ async def test_an_error_of_the_apps_own_in_a_group_is_not_lost() -> None:
     exchange = opened(app, AsyncUserSessions(), refuses)
     with pytest.raises(Wrapped):
         await exchange.end()
+
+
+async def test_an_error_of_the_apps_own_is_not_lost_where_it_comes_while_another_passes_by() -> (
+    None
+):
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(START)
+        finally:
+            raise KeyError("the app's own")
+
+    with pytest.raises(KeyError, match="the app's own"):
+        await opened(app, AsyncUserSessions(), refuses).end()
+
+
+async def test_an_error_that_was_taken_out_of_a_group_is_the_apps_own() -> None:
+    # Its context is the group that it is in.
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(START)
+        try:
+            raise Wrapped(LookupError("the app's own"))
+        except Wrapped as group:
+            raise group.exceptions[0]  # noqa: B904
+
+    with pytest.raises(LookupError, match="the app's own"):
+        await opened(app, AsyncUserSessions()).end()
+
+
+async def test_a_stream_of_starlette_that_fails_fails_as_ever() -> None:
+    async def events() -> AsyncGenerator[str, None]:
+        yield "data: 0\n\n"
+        raise RuntimeError("the app's own")
+
+    async def stream(request: Request) -> StreamingResponse:
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    app = Starlette(routes=[Route("/events", stream)])
+    sessions = AsyncUserSessions()
+    with pytest.raises(RuntimeError, match="the app's own"):
+        await opened(app, sessions).end()
+    assert sessions_held(sessions) == 0

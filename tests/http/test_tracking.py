@@ -358,7 +358,9 @@ async def test_a_message_that_its_client_reads_late_but_in_time_was_sent(
 
         await TrackWebSockets(echo, sessions)(scope, receive, send_late)
 
-    exchange = opened(slow, *map(text, "abc"), GONE)
+    exchange = opened(slow, *map(text, "abc"))
+    await exchange.message(3)
+    exchange.push(GONE)
     await exchange.end()
     assert len(exchange.sent) == 4
     # What waits with each message goes with it.
@@ -380,8 +382,9 @@ async def test_a_websocket_that_the_app_has_closed_itself_is_not_closed_again() 
         while (await receive())["type"] != "websocket.disconnect":
             pass
 
-    exchange = opened(TrackWebSockets(app, sessions))
+    exchange = opened(TrackWebSockets(app, sessions), text("on its way"))
     await exchange.message(1)
+    await settle()
     await sessions.disconnect("42", timeout=0)
     assert await told(exchange) == {"type": "websocket.close", "code": 1000}
     assert len(exchange.sent) == 2
@@ -427,6 +430,151 @@ async def test_a_session_that_is_told_to_end_before_its_client_knows_of_it_is_op
     await exchange.end()
     assert exchange.sent == [{"type": "websocket.accept"}, KICKED]
     assert after == []
+
+
+class Group(Exception):
+    """As the groups of Python 3.11 are, and those of anyio before it."""
+
+    def __init__(self, *exceptions: Exception) -> None:
+        super().__init__("a group")
+        self.exceptions = exceptions
+
+    def split(self, is_over: Callable[[BaseException], bool]) -> tuple[None, Exception | None]:
+        rest = [one for one in self.exceptions if not is_over(one)]
+        return None, Group(*rest) if rest else None
+
+
+@pytest.mark.parametrize("own", [(), (LookupError("the app's own"),)])
+async def test_of_a_group_the_errors_of_the_apps_own_are_left(own: tuple[Exception, ...]) -> None:
+    async def then(receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "websocket.send", "text": "too late"})
+        except OSError as error:
+            raise Group(error, *own) from None
+
+    sessions = make()
+    exchange = opened(TrackWebSockets(Heard(then), sessions))
+    await exchange.message(0)
+    await sessions.disconnect("42", timeout=0)
+    if own:
+        with pytest.raises(Group) as raised:
+            await exchange.end()
+        assert raised.value.exceptions == own
+    else:
+        assert await told(exchange) == KICKED
+
+
+# Clients that leave -------------------------------------------------------------------------------
+
+
+class Pushing:
+    """An app that never receives anything after it has accepted; it notes when it ends."""
+
+    def __init__(self) -> None:
+        self.is_done = asyncio.Event()
+        self.ended_at = -1.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            await self.is_done.wait()
+        finally:
+            self.ended_at = asyncio.get_running_loop().time()
+
+
+async def test_a_client_that_leaves_is_noticed_where_the_app_does_not_receive() -> None:
+    ends: list[Disconnect] = []
+    sessions = make(on_disconnect=lambda session, disconnect, lived: ends.append(disconnect))
+    exchange = opened(TrackWebSockets(app := Pushing(), sessions))
+    await exchange.message(0)
+    await settle()
+    assert sessions_held(sessions) == 1
+    exchange.push(GONE)
+    await settle()
+    assert sessions_held(sessions) == 0
+    assert ends == [Disconnect(3000, "connection closed")]
+    # It may be busy with what that client has said.
+    await asyncio.sleep(2 * END_TIMEOUT)
+    assert app.ended_at == -1.0
+    app.is_done.set()
+    await exchange.end()
+    assert len(exchange.sent) == 1
+
+
+async def test_a_session_that_is_told_to_end_is_gone_once_its_client_is() -> None:
+    sessions = make()
+    exchange = opened(TrackWebSockets(app := Pushing(), sessions))
+    await exchange.message(0)
+    began = asyncio.get_running_loop().time()
+    ending = asyncio.ensure_future(sessions.disconnect("42"))
+    assert await exchange.message(1) == KICKED
+    exchange.push(GONE)
+    assert len((await ending).closed) == 1
+    assert asyncio.get_running_loop().time() < began + END_TIMEOUT
+    await exchange.end()
+    assert app.ended_at == pytest.approx(began + END_TIMEOUT)
+
+
+async def test_a_client_that_leaves_before_it_is_accepted_was_never_listed() -> None:
+    began: list[object] = []
+    heard: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.extend([await receive(), await receive()])
+
+    await opened(TrackWebSockets(app, make(on_connect=began.append)), GONE).end()
+    assert (heard, began) == ([CONNECT, GONE], [])
+
+
+async def test_an_app_that_has_heard_that_its_client_left_may_take_its_time() -> None:
+    finished: list[int] = []
+
+    async def then(receive: Receive, send: Send) -> None:
+        finished.append(sessions_held(sessions))
+        await asyncio.sleep(10 * END_TIMEOUT)
+        finished.append(sessions_held(sessions))
+
+    sessions = make()
+    exchange = opened(TrackWebSockets(heard := Heard(then), sessions), GONE)
+    await exchange.end()
+    assert (heard.message, finished) == (GONE, [0, 0])
+
+
+async def test_what_an_app_sends_to_a_client_that_has_left_is_for_the_server_to_judge() -> None:
+    sessions = make()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while sessions_held(sessions):
+            await asyncio.sleep(0)
+        await send({"type": "websocket.send", "text": "late"})
+
+    exchange = opened(TrackWebSockets(app, sessions))
+    await exchange.message(0)
+    exchange.push(GONE)
+    assert await told(exchange) == {"type": "websocket.send", "text": "late"}
+
+
+async def test_no_more_than_one_message_is_read_ahead() -> None:
+    sessions, go_on, heard = make(), asyncio.Event(), []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.append(await receive())
+        await send({"type": "websocket.accept"})
+        await go_on.wait()
+        while heard[-1] != GONE:
+            heard.append(await receive())
+
+    exchange = opened(TrackWebSockets(app, sessions), text("1"), text("2"), text("3"), GONE)
+    await exchange.message(0)
+    await settle()
+    assert exchange.received == 2
+    assert sessions_held(sessions) == 1
+    go_on.set()
+    await exchange.end()
+    assert heard == [CONNECT, text("1"), text("2"), text("3"), GONE]
 
 
 # Messages -----------------------------------------------------------------------------------------
@@ -557,6 +705,14 @@ async def test_an_identify_that_fails_is_logged_and_its_client_may_come_back(
     exchange = opened(TrackWebSockets(echo, sessions, identify=identify))
     assert (await told(exchange))["code"] == 3004
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_the_log_says_what_an_identify_has_to_give(caplog: pytest.LogCaptureFixture) -> None:
+    exchange = opened(TrackWebSockets(echo, make(), identify=lambda scope: 42424))  # type: ignore[arg-type,return-value]
+    await told(exchange)
+    assert "must be an Identity or a user ID as a string, not int" in caplog.text
+    assert "str(user.id)" in caplog.text
+    assert "42424" not in caplog.text.replace("lambda scope: 42424", "")
 
 
 async def test_after_an_accept_that_was_refused_an_app_does_nothing_more() -> None:

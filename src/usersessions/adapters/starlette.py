@@ -18,6 +18,7 @@ from ..http.handshakes import Handshakes
 from ..http.lifespan import ensure_lifespan
 from ..http.lifespan import lifespan as hold
 from ..http.silence import bound_hidden
+from ..http.tracking import END_TIMEOUT, raised_in, rest_of
 from ..live import AsyncSession
 from ..models import Disconnect, Identity
 from ..sessions import AsyncUserSessions
@@ -69,6 +70,15 @@ def lifespan(
     """The lifespan of an app that needs no other: open streams get 3001 when the server stops.
 
     In a lifespan of your own, enter `lifespan(sessions)(app)`.
+
+    >>> from starlette.applications import Starlette
+    >>> sessions = AsyncUserSessions()
+    >>> app = Starlette(lifespan=lifespan(sessions))
+    >>> @asynccontextmanager
+    ... async def of_your_own(app):
+    ...     async with lifespan(sessions)(app):
+    ...         yield
+    >>> app = Starlette(lifespan=of_your_own)
     """
     return lambda app: hold(sessions)
 
@@ -105,7 +115,9 @@ async def track(
     """Accept a WebSocket of the app's own, and hold its session inside the block.
 
     It is closed with the code and the reason when the session has to end. That just ends the block,
-    as soon as it uses the WebSocket again; so does a client that leaves (`WebSocketDisconnect`).
+    as soon as it uses the WebSocket again, or else after 5 s, when it is cancelled. So does a
+    client that leaves (`WebSocketDisconnect`); a block that never receives notices only when it
+    sends.
 
     Args:
         websocket: one that was not accepted yet; a client that may not connect has to be told why,
@@ -148,6 +160,13 @@ async def track(
             # It does not read, and what the block sends to it may wait for ever.
             block.interrupt()
 
+    async def end(disconnect: Disconnect) -> None:
+        await accepted
+        # It may wait for something else than the WebSocket.
+        timer = asyncio.get_running_loop().call_later(END_TIMEOUT, block.interrupt)
+        held.callback(timer.cancel)
+        await close(disconnect)
+
     async with AsyncExitStack() as held:
         # Where it is never accepted, there is nothing to close, and nobody waits on.
         held.callback(accepted.cancel)
@@ -161,20 +180,31 @@ async def track(
                 app_version=app_version,
             )
             admitted = await sessions.run(admission)
-            session = await held.enter_async_context(sessions.hold(admitted, close=close))
+            session = await held.enter_async_context(sessions.hold(admitted, close=end))
         except ConnectRefused as refused:
             told = checked_disconnect(refused)
             await websocket.accept(subprotocol)
             raise WebSocketException(told.code, told.reason) from None
         await websocket.accept(subprotocol)
         accepted.set_result(None)
+
+        def is_over(error: BaseException) -> bool:
+            # The latter is for whatever is done with a WebSocket that was closed.
+            return isinstance(error, WebSocketDisconnect) or (
+                session.disconnect is not None
+                and websocket.application_state is not _CONNECTED
+                and isinstance(error, RuntimeError)
+                and raised_in(error) == WebSocket.__module__
+            )
+
+        rest = None
         try:
-            with block, suppress(WebSocketDisconnect):
+            with block:
                 yield session
-        except RuntimeError:
-            # What Starlette raises for whatever is done with a WebSocket that was closed.
-            if session.disconnect is None or websocket.application_state is _CONNECTED:
-                raise
+        except Exception as error:
+            rest = rest_of(error, is_over)
+        if rest is not None:
+            raise rest
         disconnect = session.disconnect
         await held.aclose()
         if disconnect is not None:

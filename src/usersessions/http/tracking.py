@@ -15,8 +15,8 @@
    asked. The app, which may want it, has a copy of the scope that is as it came.
 5. No message of the client is lost where the app stops waiting for one.
 6. One message is read ahead, so that a client that leaves is noticed whether the app receives or
-   not: its session is gone at once. An app that does not receive the `websocket.disconnect` within
-   `END_TIMEOUT` is cancelled; one that does may take its time.
+   not: its session is gone at once. The app may be busy with what that client has said, and is left
+   alone.
 7. What an app raises is its own, unless all that it says is that the connection is over.
 8. No message of the app waits longer than `OWN_SEND_TIMEOUT` for a client that does not read: its
    session ends with 3008 `slow`, and the app goes on as after any other end.
@@ -181,9 +181,7 @@ class Tracking:
             raise rest
 
 
-def rest_of(
-    error: BaseException, is_over: Callable[[BaseException], bool]
-) -> BaseException | None:
+def rest_of(error: BaseException, is_over: Callable[[BaseException], bool]) -> BaseException | None:
     """What is left of an error, or of a group of them, without what says that all is over."""
     # Python 3.10 has groups only where a package brings them.
     split = getattr(error, "split", None)
@@ -212,8 +210,8 @@ def _is_over(error: BaseException, above: frozenset[int] = frozenset()) -> bool:
         inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
         if inner:
             return all(_is_over(one, above) for one in inner)
-        # or make an exception of their own of it. What fails while it passes by has it as context
-        # as well: Starlette's own are told by their names, WebSocketDisconnect and ClientDisconnect.
+        # or make an exception of their own of it. What fails while it passes by has it as context,
+        # too: so Starlette's are told by their names, WebSocketDisconnect and ClientDisconnect.
         is_made_of_it = error.__suppress_context__ or "Disconnect" in type(error).__name__
         cause = error.__cause__ or error.__context__
         if cause is None or not is_made_of_it:
@@ -309,11 +307,7 @@ class _WebSocket(Tracked):
                 return {"type": "websocket.disconnect", **self._why()}
         self._receiving = None
         message = receiving.result()
-        if message["type"] == "websocket.disconnect":
-            if self._timer is not None:
-                # It knows now, and may have something to finish.
-                self._timer.cancel()
-        elif self.session is not None:
+        if self.session is not None and message["type"] != "websocket.disconnect":
             self.session.touch()
             if self._is_open:
                 self._receiving = asyncio.ensure_future(self._read())
@@ -348,20 +342,15 @@ class _WebSocket(Tracked):
         if self._ended.done():
             return
         self._ended.set_result(disconnect)
-        self._hurry()
+        self._timer = self._loop.call_later(END_TIMEOUT, self.overdue.set_result, None)
         if self._is_open:
             await self._close()
 
     async def _read(self) -> Message:
         message = await self._receive()
-        if self.session is not None and message["type"] == "websocket.disconnect":
-            self._hurry()
+        if message["type"] == "websocket.disconnect":
             await self._held.aclose()
         return message
-
-    def _hurry(self) -> None:
-        if self._timer is None:
-            self._timer = self._loop.call_later(END_TIMEOUT, self.overdue.set_result, None)
 
     async def _close(self) -> None:
         closing = self._send({"type": "websocket.close", **self._why()})

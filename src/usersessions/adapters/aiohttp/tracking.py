@@ -6,20 +6,24 @@ import asyncio
 from collections.abc import AsyncGenerator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from ...errors import ConnectRefused
-from ...http.aio import ClientGone, deliver
+from ...http.aio import ClientGone, Interruptible, deliver
 from ...http.authentication import Refusal, authenticate
 from ...http.base import Request
 from ...http.connection import checked_disconnect
 from ...http.handshakes import Handshakes, without_token
+from ...http.tracking import END_TIMEOUT, raised_in, rest_of
 from ...live import AsyncSession
 from ...models import Disconnect, Identity
 from ...sessions import AsyncUserSessions
-from .connections import close_websocket, drop, headers_of, set_query
+from .connections import bound, drop, headers_of, set_query
 
 __all__ = ["current_identity", "track"]
+
+_LOOK_SECONDS = 2.0
+"""How often a connection is looked at, whose handler may not receive."""
 
 
 async def current_identity(request: web.Request, sessions: AsyncUserSessions) -> Identity:
@@ -58,7 +62,8 @@ async def track(
     """Prepare a WebSocket of the app's own, and hold its session inside the block.
 
     It is closed with the code and the reason when the session has to end. What is sent after that,
-    or to a client that has left, just ends the block.
+    or to a client that has left, just ends the block. A block that goes on for 5 s after it was
+    told to end is cancelled. An exception of its own closes the WebSocket with 1011, and goes on.
 
     Args:
         request: the handshake.
@@ -95,22 +100,51 @@ async def track(
         await websocket.prepare(request)  # raises what says why
     prepared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     closing = asyncio.Lock()
+    block = Interruptible()
 
     async def prepare() -> None:
         await websocket.prepare(request)
         prepared.set_result(None)
 
-    async def close(disconnect: Disconnect) -> None:
-        await prepared
+    async def send_close(code: int, reason: str) -> None:
+        await websocket.close(code=code, message=reason.encode())
+
+    async def close(code: int, reason: str) -> None:
         async with closing:
             try:
-                await deliver(close_websocket(websocket, disconnect))
+                await deliver(send_close(code, reason))
             except ClientGone:
                 drop(request)
+
+    async def end(disconnect: Disconnect) -> None:
+        await prepared
+        # It may wait for something else than the WebSocket.
+        timer = asyncio.get_running_loop().call_later(END_TIMEOUT, block.interrupt)
+        held.callback(timer.cancel)
+        await close(disconnect.code, disconnect.reason)
+
+    def is_gone() -> bool:
+        return request.transport is None or request.transport.is_closing()
+
+    async def watch() -> None:
+        # aiohttp tells only those that receive, or send. A handler that does neither just then may
+        # be busy with what the client has said, and is left alone.
+        while not is_gone():
+            await asyncio.sleep(_LOOK_SECONDS)
+        await listed.aclose()
+
+    def is_over(error: BaseException) -> bool:
+        # What is raised where something is sent to a client that has just left, or was told to.
+        return (
+            isinstance(error, ConnectionError)
+            and raised_in(error).startswith("aiohttp.")
+            and (websocket.closed or is_gone())
+        )
 
     async with AsyncExitStack() as held:
         # Where it is never prepared, there is nothing to close, and nobody waits on.
         held.callback(prepared.cancel)
+        listed = await held.enter_async_context(AsyncExitStack())
         try:
             admission = handshakes.admit(
                 Request("GET", query, headers_of(request)),
@@ -121,23 +155,30 @@ async def track(
                 app_version=app_version,
             )
             admitted = await sessions.run(admission)
-            session = await held.enter_async_context(sessions.hold(admitted, close=close))
+            bound(request)
+            session = await listed.enter_async_context(sessions.hold(admitted, close=end))
         except ConnectRefused as refused:
             await prepare()
-            await close(checked_disconnect(refused))
+            told = checked_disconnect(refused)
+            await close(told.code, told.reason)
             # So that nothing of the exception goes over what was a WebSocket.
             drop(request)
             raise web.HTTPForbidden from None
         await prepare()
+        held.callback(asyncio.ensure_future(watch()).cancel)
+        rest = None
         try:
-            yield session
-        except ConnectionError:
-            # What is raised where something is sent to a client that has just left, or was told to.
-            is_gone = request.transport is None or request.transport.is_closing()
-            if not (websocket.closed or is_gone):
-                raise
-        told = session.disconnect
+            with block:
+                yield session
+        except Exception as error:
+            rest = rest_of(error, is_over)
+        disconnect = session.disconnect
         await held.aclose()
-        if told is not None:
+        if disconnect is not None:
             # Before the handler is over and the server closes it in its own way.
-            await close(told)
+            await close(disconnect.code, disconnect.reason)
+        if rest is not None:
+            await close(WSCloseCode.INTERNAL_ERROR, "")
+            # So that nothing that answers the exception goes over what was a WebSocket.
+            drop(request)
+            raise rest
