@@ -283,6 +283,22 @@ def test_where_there_is_no_websocket_none_opens(running: Running) -> None:
             assert 400 <= websocket.head.status < 500
 
 
+@pytest.mark.parametrize("missing", ["Sec-WebSocket-Key", "Sec-WebSocket-Version"])
+def test_a_handshake_that_is_none_is_refused_and_no_error_of_the_app(
+    missing: str, running: Running, url: str
+) -> None:
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    del headers[missing]
+    answer = ask(url, "/connection/uni_websocket", method="GET", headers=headers)
+    assert 400 <= answer.status < 500
+    check_log(running)
+
+
 # The server API -----------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from flask import Blueprint, Flask, Response, current_app, g, request
 from flask.typing import ResponseReturnValue
 from flask_sock import Sock  # type: ignore[import-untyped]
 from simple_websocket import Server  # type: ignore[import-untyped]
+from wsproto.utilities import RemoteProtocolError
 
 from ...http import base
 from ...http.authentication import Refusal, authenticate
@@ -90,6 +91,8 @@ class FlaskSessions:
                 methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
             )
         Sock().route(WEBSOCKET_PATH, bp=self.blueprint)(self._stream)
+        # Strangers must not fill the log of the app's errors with handshakes that are none.
+        self.blueprint.register_error_handler(RemoteProtocolError, _no_handshake)
 
     def init_app(self, app: Flask) -> None:
         """Have an app serve it.
@@ -212,6 +215,11 @@ class FlaskSessions:
 
     def _stream(self, ws: Server) -> None:
         carry_stream(ws, self._served)
+
+
+def _no_handshake(error: Exception) -> Response:
+    refused = base.text(400, "this is no handshake of a WebSocket (RFC 6455, 4.2.1)")
+    return _response(refused, [refused.body])
 
 
 def _response(head: base.Response, body: Iterable[bytes]) -> Response:
