@@ -101,7 +101,7 @@ def parse_url(url: str) -> Target:
         raise ConfigError(f"the URL of a Redis must begin with one of {', '.join(_SCHEMES)}://")
     problem = ""
     hosts: tuple[tuple[str, int], ...] = ()
-    service, plain = "", url
+    service, plain, path = "", url, ""
     try:
         if scheme in ("redis+sentinel", "redis+cluster"):
             login, _, places = rest.rpartition("@")
@@ -116,6 +116,12 @@ def parse_url(url: str) -> Target:
             # For what redis-py reads itself: login, database and options.
             host, number = hosts[0]
             plain = f"redis://{login + '@' if login else ''}{host}:{number}/{path}"
+        elif scheme != "unix":
+            path = urlsplit(url).path.strip("/")
+        database = path.partition("?")[0]
+        # redis-py would take number 0 then.
+        if not problem and database and not (database.isascii() and database.isdigit()):
+            problem = "its database must be a number, as in .../3"
         redis.ConnectionPool.from_url(plain)
     except (ValueError, TypeError, redis.RedisError):
         problem = "a part of it is not of the right form"
