@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import selectors
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.guards import GuardedLoop
@@ -104,6 +104,18 @@ class Exchange:
         self.sent.append(message)
         self._changed.set()
         await asyncio.sleep(0)
+
+
+class Group(Exception):
+    """As the groups of Python 3.11 are, and those of anyio before it."""
+
+    def __init__(self, *exceptions: Exception) -> None:
+        super().__init__("a group")
+        self.exceptions = exceptions
+
+    def split(self, is_over: Callable[[BaseException], bool]) -> tuple[None, Exception | None]:
+        rest = [one for one in self.exceptions if not is_over(one)]
+        return None, Group(*rest) if rest else None
 
 
 class Connection(Exchange):

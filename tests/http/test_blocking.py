@@ -256,7 +256,7 @@ def test_a_socket_that_cannot_be_watched_is_an_error_of_the_server(
         HTTP_STREAM,
         headers={},
         peer=None,
-        watching=watching(_Closed(), silence=25),
+        watching=watching(_Closed(), ping_interval=25),
     )
     _, told = outcome(frames)
     assert told == Disconnect(3004, "internal server error")
@@ -287,7 +287,7 @@ def test_a_stream_that_waits_in_a_thread_is_ended_from_another() -> None:
         HTTP_STREAM,
         headers={},
         peer=None,
-        watching=watching(None, silence=25),
+        watching=watching(None, ping_interval=25),
     )
     holding = threading.Thread(target=lambda: outcomes.append(send_all(frames, lambda frame: None)))
     holding.start()

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from tests.http.exchange import Exchange, LeapingLoop, scope, sessions_held, settle
+from tests.http.exchange import Exchange, Group, LeapingLoop, scope, sessions_held, settle
 from usersessions import (
     AsyncUserSessions,
     ConnectRefused,
@@ -337,14 +337,6 @@ def refuses(scope: Scope) -> str:
     raise ConnectRefused(3507)
 
 
-class Wrapped(Exception):
-    """As frameworks make exceptions of their own of others, or put them into groups."""
-
-    def __init__(self, *exceptions: BaseException) -> None:
-        super().__init__("wrapped")
-        self.exceptions = exceptions
-
-
 class ClientDisconnect(Exception):
     """As Starlette has it."""
 
@@ -356,12 +348,12 @@ async def test_a_refusal_is_told_whatever_the_framework_makes_of_it(how: str) ->
             await send(START)
         except OSError as error:
             if how == "cause":
-                raise Wrapped from error
+                raise Group from error
             if how == "none":
-                raise Wrapped from None
+                raise Group from None
             if how == "starlette":
                 raise ClientDisconnect  # noqa: B904
-            raise Wrapped(error, Wrapped(error)) from None
+            raise Group(error, Group(error)) from None
 
     exchange = opened(app, AsyncUserSessions(), refuses)
     await exchange.end()
@@ -373,10 +365,10 @@ async def test_an_error_of_the_apps_own_in_a_group_is_not_lost() -> None:
         try:
             await send(START)
         except OSError as error:
-            raise Wrapped(error, LookupError("the app's own")) from None
+            raise Group(error, LookupError("the app's own")) from None
 
     exchange = opened(app, AsyncUserSessions(), refuses)
-    with pytest.raises(Wrapped):
+    with pytest.raises(Group):
         await exchange.end()
 
 
@@ -398,8 +390,8 @@ async def test_an_error_that_was_taken_out_of_a_group_is_the_apps_own() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(START)
         try:
-            raise Wrapped(LookupError("the app's own"))
-        except Wrapped as group:
+            raise Group(LookupError("the app's own"))
+        except Group as group:
             raise group.exceptions[0]  # noqa: B904
 
     with pytest.raises(LookupError, match="the app's own"):

@@ -108,7 +108,7 @@ async def test_alone_under_a_prefix_there_is_nothing_elsewhere(path: str) -> Non
     assert head[0][0] == "404 Not Found"
 
 
-@pytest.mark.parametrize("prefix", ["live", "/live/", "/"])
+@pytest.mark.parametrize("prefix", ["live", "/live/", "/", "//", "/live?x", "/%61"])
 def test_a_prefix_is_a_path_without_a_slash_at_its_end(prefix: str) -> None:
     with pytest.raises(ConfigError, match="/live"):
         UserSessionsApp(AsyncUserSessions(), prefix=prefix)
@@ -190,16 +190,20 @@ async def raises(scope: Scope, receive: Receive, send: Send) -> None:
     raise ValueError(f"what is {scope['type']}?")
 
 
-async def raises_later(scope: Scope, receive: Receive, send: Send) -> None:
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
-    raise ValueError(f"what is {scope['type']}?")
+    await send({"type": "websocket.accept"})
 
 
 async def returns(scope: Scope, receive: Receive, send: Send) -> None:
     return
 
 
-@pytest.mark.parametrize("inner", [shop, raises, raises_later, returns])
+async def returns_later(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+
+
+@pytest.mark.parametrize("inner", [shop, echo, raises, returns, returns_later])
 async def test_an_inner_app_without_a_lifespan_does_no_harm(inner: Any) -> None:
     sessions = make()
     app = UserSessionsApp(sessions, inner=inner)
@@ -228,7 +232,42 @@ async def test_an_inner_app_that_cannot_start_says_so() -> None:
     assert lifespan.sent == [failed]
 
 
-async def test_an_inner_app_that_fails_while_it_runs_takes_the_sessions_along() -> None:
+async def test_an_inner_app_that_fails_as_it_starts_is_no_app_without_a_lifespan() -> None:
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        raise OSError("no pool")
+
+    app = UserSessionsApp(make(), inner=inner)
+    lifespan = Exchange(app, scope("", kind="lifespan"), [STARTUP])
+    with pytest.raises(OSError, match="no pool"):
+        await lifespan.end()
+    assert lifespan.sent == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_an_inner_app_whose_lifespan_is_over_early_takes_no_session_along(
+    fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        if fails:
+            raise OSError("the cron job is stuck")
+
+    app = UserSessionsApp(make(), inner=inner)
+    lifespan = Exchange(app, scope("", kind="lifespan"), [STARTUP])
+    await lifespan.message(0)
+    stream = Connection(app, "uni_sse", {})
+    await stream.frame(0)
+    assert ("the cron job is stuck" in caplog.text) is fails
+    lifespan.push(SHUTDOWN)
+    await lifespan.end()
+    assert lifespan.sent == [STARTED, ENDED]
+    await stream.end()
+    assert stream.frames[1:] == [{"disconnect": {"code": 3001, "reason": "shutdown"}}]
+
+
+async def test_an_inner_app_that_fails_while_it_ends_takes_the_sessions_along() -> None:
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send(STARTED)

@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.http.exchange import Exchange, LeapingLoop, scope, sessions_held, settle
+from tests.http.exchange import Exchange, Group, LeapingLoop, scope, sessions_held, settle
 from tests.standins import SharedStandIn, TellsAndFails
 from usersessions import (
     AsyncUserSessions,
@@ -25,7 +25,7 @@ from usersessions import (
 )
 from usersessions.http.app import UserSessionsApp
 from usersessions.http.asgi import ASGIApp, Message, Receive, Scope, Send
-from usersessions.http.silence import MAX_UNACKNOWLEDGED
+from usersessions.http.silence import ASK_AFTER, ASK_EVERY, ASK_TIMES
 from usersessions.http.tracking import (
     END_TIMEOUT,
     OWN_SEND_TIMEOUT,
@@ -167,6 +167,17 @@ async def test_a_websocket_that_the_app_does_not_accept_was_never_listed(how: st
     else:
         await exchange.end()
     assert (began, len(exchange.sent)) == ([], how == "close")
+
+
+async def test_an_error_that_has_exceptions_of_its_own_is_no_group() -> None:
+    class Invalid(Exception):
+        exceptions = ("a field", "another one")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise Invalid
+
+    with pytest.raises(Invalid):
+        await opened(TrackWebSockets(app, make())).end()
 
 
 async def test_an_app_that_fails_fails_as_ever_and_its_session_is_gone() -> None:
@@ -332,7 +343,7 @@ async def test_an_app_whose_client_does_not_read_goes_on_as_after_the_end_and_it
     exchange = opened(TrackWebSockets(echo, sessions), *map(text, "abc"), blocks_at=blocks_at)
     await exchange.end()
     waited = asyncio.get_running_loop().time() - began
-    assert waited == pytest.approx(OWN_SEND_TIMEOUT) and waited < MAX_UNACKNOWLEDGED
+    assert waited == pytest.approx(OWN_SEND_TIMEOUT) and waited < ASK_AFTER + ASK_EVERY * ASK_TIMES
     assert ends == [Disconnect(3008, "slow")]
     assert (len(exchange.sent), sessions_held(sessions)) == (blocks_at, 0)
 
@@ -432,18 +443,6 @@ async def test_a_session_that_is_told_to_end_before_its_client_knows_of_it_is_op
     assert after == []
 
 
-class Group(Exception):
-    """As the groups of Python 3.11 are, and those of anyio before it."""
-
-    def __init__(self, *exceptions: Exception) -> None:
-        super().__init__("a group")
-        self.exceptions = exceptions
-
-    def split(self, is_over: Callable[[BaseException], bool]) -> tuple[None, Exception | None]:
-        rest = [one for one in self.exceptions if not is_over(one)]
-        return None, Group(*rest) if rest else None
-
-
 @pytest.mark.parametrize("own", [(), (LookupError("the app's own"),)])
 async def test_of_a_group_the_errors_of_the_apps_own_are_left(own: tuple[Exception, ...]) -> None:
     async def then(receive: Receive, send: Send) -> None:
@@ -541,7 +540,7 @@ async def test_an_app_that_has_heard_that_its_client_left_may_take_its_time() ->
     assert (heard.message, finished) == (GONE, [0, 0])
 
 
-async def test_what_an_app_sends_to_a_client_that_has_left_is_for_the_server_to_judge() -> None:
+async def test_what_an_app_sends_to_a_client_that_has_left_fails_on_every_server() -> None:
     sessions = make()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -554,7 +553,8 @@ async def test_what_an_app_sends_to_a_client_that_has_left_is_for_the_server_to_
     exchange = opened(TrackWebSockets(app, sessions))
     await exchange.message(0)
     exchange.push(GONE)
-    assert await told(exchange) == {"type": "websocket.send", "text": "late"}
+    await exchange.end()
+    assert len(exchange.sent) == 1
 
 
 async def test_no_more_than_one_message_is_read_ahead() -> None:

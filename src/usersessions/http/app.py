@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeAlias
@@ -26,6 +27,8 @@ from .endpoints import WEBSOCKET_PATH, Endpoints
 from .lifespan import ensure_lifespan, lifespan
 
 __all__ = ["UserSessionsApp"]
+
+logger = logging.getLogger(__name__)
 
 # Frameworks give their own types to the arguments.
 InnerApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
@@ -132,11 +135,11 @@ class UserSessionsApp:
         async with AsyncExitStack() as held:
             inside = _InnerLifespan(self._sessions, receive, send, held)
             if self._inner is not None:
-                # An app without a lifespan may raise, just return, or take the scope for another.
                 try:
                     await inside.run(self._inner, scope)
                 except Exception:
-                    if inside.has_begun:
+                    # An app without a lifespan refuses the scope, or takes it for a connection.
+                    if inside.has_heard and not inside.is_mistaken:
                         raise
             if not inside.has_begun:
                 await inside.run(_no_lifespan, scope)
@@ -152,26 +155,40 @@ class _InnerLifespan:
         self._receive = receive
         self._send = send
         self._held = held
-        self._knows_of_start = False
+        self._is_running = False
+        self.has_heard = False
         self.has_begun = False
+        self.is_mistaken = False
 
     async def run(self, app: InnerApp, scope: Scope) -> None:
-        self._knows_of_start = False
-        await app(scope, self._hear, self._say)
+        """Have an app answer to its start and its end; it may go before its end."""
+        self.has_heard = False
+        try:
+            await app(scope, self._hear, self._say)
+        except Exception:
+            if not self._is_running:
+                raise
+            logger.exception("the lifespan of the inner app has failed; all else goes on")
+        if self._is_running:
+            await self._hear()
+            await self._say({"type": "lifespan.shutdown.complete"})
 
     async def _hear(self) -> Message:
-        if not self._knows_of_start:
-            self._knows_of_start = True
+        if not self.has_heard:
+            self.has_heard = True
             return {"type": "lifespan.startup"}
         message = await self._receive()
+        self._is_running = False
         await self._held.aclose()
         return message
 
     async def _say(self, message: Message) -> None:
         if not message["type"].startswith("lifespan."):
+            self.is_mistaken = True
             raise RuntimeError("this is a lifespan, and no connection")
         if message["type"] == "lifespan.startup.complete":
             await self._held.enter_async_context(lifespan(self._sessions))
+            self._is_running = True
         self.has_begun = True
         await self._send(message)
 

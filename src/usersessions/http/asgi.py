@@ -236,7 +236,7 @@ class StreamServer:
         write: Callable[[bytes], Awaitable[None]],
         left: Callable[[], Awaitable[None]],
     ) -> Disconnect:
-        bound_hidden(scope.get("client"), seconds=self._endpoints.ping_interval)
+        bound_hidden(scope.get("client"), ping_interval=self._endpoints.ping_interval)
         return await hold_stream(
             self._sessions,
             self._endpoints,

@@ -37,6 +37,7 @@ WEBSOCKET_PATH = "/connection/uni_websocket"
 _SERVED = re.compile(
     "|".join(re.sub("{.+}", "[^/]+", path) for path in (*PATHS, NAMELESS_PATH, WEBSOCKET_PATH))
 )
+_PREFIX = re.compile(r"(?:/[^/?#%]+)*")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:(?![/?#@\\])[!-~])+", re.ASCII | re.IGNORECASE)
 _DEFAULT_PORT = re.compile(r"https://.*:443|http://.*:80", re.IGNORECASE)
 
@@ -71,8 +72,8 @@ class Endpoints:
     ) -> None:
         if type(ping_interval) is not int or not 1 <= ping_interval <= 3600:
             raise ConfigError("ping_interval must be a whole number of seconds from 1 to 3600")
-        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
-            raise ConfigError('prefix must be like "/live", without a slash at the end')
+        if not _PREFIX.fullmatch(prefix):
+            raise ConfigError('prefix must be like "/live": a path, without a slash at the end')
         self.ping_interval = ping_interval
         self._prefix = prefix
         self._operations = operations

@@ -16,7 +16,7 @@
 5. No message of the client is lost where the app stops waiting for one.
 6. One message is read ahead, so that a client that leaves is noticed whether the app receives or
    not: its session is gone at once. The app may be busy with what that client has said, and is left
-   alone.
+   alone until it sends, which fails, whether or not the server would have it so.
 7. What an app raises is its own, unless all that it says is that the connection is over.
 8. No message of the app waits longer than `OWN_SEND_TIMEOUT` for a client that does not read: its
    session ends with 3008 `slow`, and the app goes on as after any other end.
@@ -66,7 +66,7 @@ END_TIMEOUT = 5.0
 OWN_SEND_TIMEOUT = 10.0
 """The longest that one message of an app waits for a client to read, in seconds.
 
-It may be a big one. But it is less than `MAX_UNACKNOWLEDGED`, after which the system gives up the
+It may be a big one. But it is less than 20 seconds, after which the system gives up the
 connection of a client that does not read: then nobody could tell it from one that has left.
 """
 
@@ -183,12 +183,17 @@ class Tracking:
 
 def rest_of(error: BaseException, is_over: Callable[[BaseException], bool]) -> BaseException | None:
     """What is left of an error, or of a group of them, without what says that all is over."""
-    # Python 3.10 has groups only where a package brings them.
-    split = getattr(error, "split", None)
-    if split is not None:
-        rest: BaseException | None = split(is_over)[1]
+    if _members(error):
+        group: Any = error
+        rest: BaseException | None = group.split(is_over)[1]
         return rest
     return None if is_over(error) else error
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    # Python 3.10 has groups only where a package brings them.
+    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return members if hasattr(error, "split") else ()
 
 
 def raised_in(error: BaseException) -> str:
@@ -207,7 +212,7 @@ def _is_over(error: BaseException, above: frozenset[int] = frozenset()) -> bool:
             return False
         above |= {id(error)}
         # Frameworks put it into a group,
-        inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+        inner = _members(error)
         if inner:
             return all(_is_over(one, above) for one in inner)
         # or make an exception of their own of it. What fails while it passes by has it as context,
@@ -292,6 +297,7 @@ class _WebSocket(Tracked):
         self._held = held
         self._receiving: asyncio.Future[Message] | None = None
         self._is_open = False
+        self._is_left = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Disconnect] = self._loop.create_future()
@@ -314,7 +320,7 @@ class _WebSocket(Tracked):
         return message
 
     async def send(self, message: Message) -> None:
-        if self._ended.done():
+        if self._ended.done() or self._is_left:
             raise SessionOver
         opens = message["type"] == "websocket.accept" and not self.is_passed_over
         if opens:
@@ -349,6 +355,7 @@ class _WebSocket(Tracked):
     async def _read(self) -> Message:
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
+            self._is_left = True
             await self._held.aclose()
         return message
 

@@ -69,15 +69,17 @@ class Watch(ABC):
 
 
 @contextmanager
-def watching(client_socket: ClientSocket | None, *, silence: int) -> Generator[Watch, None, None]:
+def watching(
+    client_socket: ClientSocket | None, *, ping_interval: int
+) -> Generator[Watch, None, None]:
     """Watch a client, if it can be seen.
 
     Args:
         client_socket: its connection.
-        silence: how long what was sent may stay unacknowledged at most, in seconds.
+        ping_interval: how many seconds lie between pings, while nobody sends anything else.
     """
     if client_socket is not None:
-        bound_silence(client_socket, seconds=silence)
+        bound_silence(client_socket, ping_interval=ping_interval)
     if client_socket is None or not _sees_clients():
         yield _BlindWatch(client_socket)
         return

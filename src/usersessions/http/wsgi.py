@@ -149,7 +149,7 @@ class UserSessionsWSGI:
             transport,
             headers=request.headers,
             peer=peer_of(environ),
-            watching=watching(_socket(environ), silence=self._endpoints.ping_interval),
+            watching=watching(_socket(environ), ping_interval=self._endpoints.ping_interval),
         )
 
     def websocket(self, environ: Environ, message: bytes | None, watch: Watch) -> Frames:
@@ -163,7 +163,7 @@ class UserSessionsWSGI:
         _keep_of_query(environ, "")
         client_socket = _socket(environ)
         if client_socket is not None:
-            bound_silence(client_socket, seconds=self._endpoints.ping_interval)
+            bound_silence(client_socket, ping_interval=self._endpoints.ping_interval)
         try:
             if message is None:
                 raise ConnectRefused(DisconnectCode.STALE)

@@ -33,6 +33,7 @@ PING_INTERVAL = int(os.environ.get("PING_INTERVAL", "25"))
 silence.MAX_UNACKNOWLEDGED = min(PING_INTERVAL, silence.MAX_UNACKNOWLEDGED)
 silence.ASK_AFTER = min(PING_INTERVAL, silence.ASK_AFTER)
 silence.ASK_EVERY = min(PING_INTERVAL, silence.ASK_EVERY)
+silence.ASK_TIMES = min(PING_INTERVAL + 1, silence.ASK_TIMES)
 if "SEND_TIMEOUT" in os.environ:
     aio.SEND_TIMEOUT = tracking.OWN_SEND_TIMEOUT = float(os.environ["SEND_TIMEOUT"])
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from yarl import URL
 
 from ...http.asgi import read_headers
-from ...http.silence import MAX_UNACKNOWLEDGED, bound_silence
+from ...http.silence import bound_silence
 from ...models import Disconnect
 
 __all__ = ["bound", "close_websocket", "drop", "headers_of", "set_query"]
@@ -29,17 +29,17 @@ def set_query(request: web.Request, query: str) -> None:
     request._rel_url = URL.build(path=path, query_string=query, encoded=True)
 
 
-def bound(request: web.Request, *, seconds: int = MAX_UNACKNOWLEDGED) -> None:
+def bound(request: web.Request, *, ping_interval: int | None = None) -> None:
     """Have a connection given up when what was sent stays unacknowledged, as `bound_silence` does.
 
     Args:
         request: what it carries; a connection that is over, or without a socket, is passed over.
-        seconds: as for `bound_silence`.
+        ping_interval: as for `bound_silence`.
     """
     transport = request.transport
     client_socket = None if transport is None else transport.get_extra_info("socket")
     if client_socket is not None:
-        bound_silence(client_socket, seconds=seconds)
+        bound_silence(client_socket, ping_interval=ping_interval)
 
 
 async def close_websocket(websocket: web.WebSocketResponse, disconnect: Disconnect) -> None:

@@ -195,7 +195,7 @@ class _Served:
         write: Callable[[bytes], Awaitable[None]],
         left: Callable[[], Awaitable[None]],
     ) -> Disconnect:
-        bound(request, seconds=self._endpoints.ping_interval)
+        bound(request, ping_interval=self._endpoints.ping_interval)
         return await hold_stream(
             self._sessions,
             self._endpoints,

@@ -25,7 +25,7 @@ from ...http.aio import FIRST_MESSAGE_TIMEOUT
 from ...http.base import MAX_BODY_BYTES
 from ...http.blocking import send_all
 from ...http.connection import checked_disconnect
-from ...http.silence import MAX_UNACKNOWLEDGED, bound_silence
+from ...http.silence import bound_silence
 from ...http.watch import Watch
 from ...http.wsgi import UserSessionsWSGI
 from ...live import Session
@@ -63,7 +63,7 @@ def hold_websocket(
         held.callback(closing.wait)
         try:
             admitted = sessions.run(admission)
-            bound_silence(client_socket, seconds=MAX_UNACKNOWLEDGED)
+            bound_silence(client_socket)
             session = held.enter_context(sessions.hold(admitted, close=closing.begin))
         except ConnectRefused as refused:
             why: Any = checked_disconnect(refused)

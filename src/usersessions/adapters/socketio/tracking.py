@@ -293,12 +293,13 @@ def _checked(namespaces: Collection[str] | None) -> frozenset[str] | None:
         raise ConfigError("namespaces must be a list of strings, not one string")
     # One that no client can ask for would leave without a check those that are meant. So would an
     # empty list, and "*", which means all of them to Socket.IO's handlers alone.
-    if not namespaces or not all(isinstance(each, str) and each[:1] == "/" for each in namespaces):
+    checked = frozenset(namespaces)
+    if not checked or not all(isinstance(each, str) and each[:1] == "/" for each in checked):
         raise ConfigError(
             'namespaces must be a list such as ["/", "/chat"], each with its slash; leave it out, '
             "and all are tracked"
         )
-    return frozenset(namespaces)
+    return checked
 
 
 @dataclass(slots=True)
