@@ -850,9 +850,7 @@ def test_settings_are_checked_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "namespaces",
-    [["chat"], ["/", "chat"], ["*"], [""], [], [None], [b"/chat"], iter(["/", "chat"])],
-    ids=str,
+    "namespaces", [["chat"], ["/", "chat"], ["*"], [""], [], [None], [b"/chat"]], ids=repr
 )
 def test_namespaces_that_would_leave_sockets_unchecked_are_refused(namespaces: Any) -> None:
     sio = socketio.Server(async_mode="threading")
