@@ -481,7 +481,7 @@ async def test_what_stays_unacknowledged_ends_a_websocket_of_the_apps_own(held: 
             await until(lambda: held.begun)
             client_socket = served.transport.get_extra_info("socket")
             option = client_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-            assert option == 15_000
+            assert option == 20_000
 
 
 async def test_a_handler_that_does_not_read_holds_up_no_disconnect(held: Held) -> None:

@@ -454,7 +454,7 @@ def test_what_stays_unacknowledged_ends_a_websocket_of_the_apps_own(
 
     with open_websocket(serve(app), "/look", headers=bearer(token("42"))) as websocket:
         assert websocket._read()[0] == 8
-    assert limits == [15_000]
+    assert limits == [20_000]
 
 
 @pytest.mark.parametrize("who", ["7", Identity("7")], ids=["user", "identity"])
