@@ -28,6 +28,7 @@ from usersessions.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from usersessions.http.silence import ASK_AFTER, ASK_EVERY, ASK_TIMES
 from usersessions.http.tracking import (
     END_TIMEOUT,
+    LOOK_SECONDS,
     OWN_SEND_TIMEOUT,
     TrackWebSockets,
     session_of,
@@ -501,6 +502,18 @@ async def test_a_client_that_leaves_is_noticed_where_the_app_does_not_receive() 
     assert len(exchange.sent) == 1
 
 
+async def test_an_app_that_outlives_its_client_is_cancelled_when_the_server_stops() -> None:
+    sessions = make()
+    exchange = opened(TrackWebSockets(app := Pushing(), sessions))
+    await exchange.message(0)
+    exchange.push(GONE)
+    await asyncio.sleep(2 * END_TIMEOUT)
+    assert app.ended_at == -1.0
+    await sessions.aclose()
+    await exchange.end()
+    assert 2 * END_TIMEOUT <= app.ended_at <= 2 * END_TIMEOUT + LOOK_SECONDS
+
+
 async def test_a_session_that_is_told_to_end_is_gone_once_its_client_is() -> None:
     sessions = make()
     exchange = opened(TrackWebSockets(app := Pushing(), sessions))
@@ -531,6 +544,7 @@ async def test_an_app_that_has_heard_that_its_client_left_may_take_its_time() ->
 
     async def then(receive: Receive, send: Send) -> None:
         finished.append(sessions_held(sessions))
+        await sessions.aclose()
         await asyncio.sleep(10 * END_TIMEOUT)
         finished.append(sessions_held(sessions))
 

@@ -16,7 +16,9 @@
 5. No message of the client is lost where the app stops waiting for one.
 6. One message is read ahead, so that a client that leaves is noticed whether the app receives or
    not: its session is gone at once. The app may be busy with what that client has said, and is left
-   alone until it sends, which fails, whether or not the server would have it so.
+   alone until it sends, which fails, whether or not the server would have it so. But if it waits
+   for nothing that will come, its server could never stop: when that stops, an app is cancelled
+   that has not received the `websocket.disconnect`.
 7. What an app raises is its own, unless all that it says is that the connection is over.
 8. No message of the app waits longer than `OWN_SEND_TIMEOUT` for a client that does not read: its
    session ends with 3008 `slow`, and the app goes on as after any other end.
@@ -62,6 +64,9 @@ logger = logging.getLogger(__name__)
 
 END_TIMEOUT = 5.0
 """The longest that an app may go on with a WebSocket whose session has ended, in seconds."""
+
+LOOK_SECONDS = 1.0
+"""How often an app whose client has left looks whether its server stops."""
 
 OWN_SEND_TIMEOUT = 10.0
 """The longest that one message of an app waits for a client to read, in seconds.
@@ -258,7 +263,10 @@ class TrackWebSockets(Tracking):
             return
         inner, hold = self._opened(scope, "websocket")
         async with AsyncExitStack() as held:
-            tracked = inner[TRACKED] = _WebSocket(receive, send, hold, held)
+            node = self._sessions.operations.node
+            tracked = inner[TRACKED] = _WebSocket(
+                receive, send, hold, held, is_stopping=lambda: node.draining
+            )
             try:
                 await self._serve(inner, tracked.receive, tracked.send, until=tracked.overdue)
             finally:
@@ -290,11 +298,20 @@ def session_of(scope: Mapping[str, object]) -> AsyncSession:
 class _WebSocket(Tracked):
     """One WebSocket, between its server and its app."""
 
-    def __init__(self, receive: Receive, send: Send, hold: Hold, held: AsyncExitStack) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        hold: Hold,
+        held: AsyncExitStack,
+        *,
+        is_stopping: Callable[[], bool],
+    ) -> None:
         self._receive = receive
         self._send = send
         self._hold = hold
         self._held = held
+        self._is_stopping = is_stopping
         self._receiving: asyncio.Future[Message] | None = None
         self._is_open = False
         self._is_left = False
@@ -313,7 +330,10 @@ class _WebSocket(Tracked):
                 return {"type": "websocket.disconnect", **self._why()}
         self._receiving = None
         message = receiving.result()
-        if self.session is not None and message["type"] != "websocket.disconnect":
+        if message["type"] == "websocket.disconnect":
+            # It knows now, and may have something to finish.
+            self.leave()
+        elif self.session is not None:
             self.session.touch()
             if self._is_open:
                 self._receiving = asyncio.ensure_future(self._read())
@@ -357,7 +377,16 @@ class _WebSocket(Tracked):
         if message["type"] == "websocket.disconnect":
             self._is_left = True
             await self._held.aclose()
+            # One that was told to end is cancelled sooner.
+            if not self._ended.done():
+                self._look()
         return message
+
+    def _look(self) -> None:
+        if self._is_stopping():
+            self.overdue.set_result(None)
+        else:
+            self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
     async def _close(self) -> None:
         closing = self._send({"type": "websocket.close", **self._why()})
