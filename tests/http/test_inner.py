@@ -160,6 +160,15 @@ async def test_the_inner_app_sees_a_token_that_the_servers_log_is_spared(kind: s
 # Its start and its end ----------------------------------------------------------------------------
 
 
+async def started(app: UserSessionsApp) -> tuple[Exchange, Connection]:
+    """A lifespan that has begun, and a stream that is open."""
+    lifespan = Exchange(app, scope("", kind="lifespan"), [STARTUP])
+    assert await lifespan.message(0) == STARTED
+    stream = Connection(app, "uni_sse", {})
+    await stream.frame(0)
+    return lifespan, stream
+
+
 async def test_the_sessions_end_before_the_inner_app_does() -> None:
     sessions = make()
     held: list[int] = []
@@ -207,10 +216,7 @@ async def returns_later(scope: Scope, receive: Receive, send: Send) -> None:
 async def test_an_inner_app_without_a_lifespan_does_no_harm(inner: Any) -> None:
     sessions = make()
     app = UserSessionsApp(sessions, inner=inner)
-    lifespan = Exchange(app, scope("", kind="lifespan"), [STARTUP])
-    assert await lifespan.message(0) == STARTED
-    stream = Connection(app, "uni_sse", {})
-    await stream.frame(0)
+    lifespan, stream = await started(app)
     lifespan.push(SHUTDOWN)
     await lifespan.end()
     assert lifespan.sent == [STARTED, ENDED]
@@ -255,10 +261,7 @@ async def test_an_inner_app_whose_lifespan_is_over_early_takes_no_session_along(
             raise OSError("the cron job is stuck")
 
     app = UserSessionsApp(make(), inner=inner)
-    lifespan = Exchange(app, scope("", kind="lifespan"), [STARTUP])
-    await lifespan.message(0)
-    stream = Connection(app, "uni_sse", {})
-    await stream.frame(0)
+    lifespan, stream = await started(app)
     assert ("the cron job is stuck" in caplog.text) is fails
     lifespan.push(SHUTDOWN)
     await lifespan.end()
@@ -276,10 +279,7 @@ async def test_an_inner_app_that_fails_while_it_ends_takes_the_sessions_along() 
 
     sessions = make()
     app = UserSessionsApp(sessions, inner=inner)
-    lifespan = Exchange(app, scope("", kind="lifespan"), [STARTUP])
-    await lifespan.message(0)
-    stream = Connection(app, "uni_sse", {})
-    await stream.frame(0)
+    lifespan, stream = await started(app)
     lifespan.push(SHUTDOWN)
     with pytest.raises(OSError, match="stuck"):
         await lifespan.end()

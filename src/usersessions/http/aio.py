@@ -153,12 +153,8 @@ async def whole_body(reading: Awaitable[T]) -> T:
         BodyLate: if it does not come in time.
     """
     # Nearly all bodies are there at once: a task for each, as for a frame, would cost too much.
-    with Interruptible() as block:
-        timer = asyncio.get_running_loop().call_later(BODY_TIMEOUT, block.interrupt)
-        try:
-            return await reading
-        finally:
-            timer.cancel()
+    with Interruptible(after=BODY_TIMEOUT):
+        return await reading
     raise BodyLate
 
 
@@ -167,6 +163,9 @@ class Interruptible:
 
     Whatever it is stuck in is cancelled, and the task goes on after the block. If somebody else
     cancels the task as well, it is cancelled. (Not before Python 3.11, which cannot tell.)
+
+    Args:
+        after: seconds until it ends by itself; None is never.
 
     >>> async def stuck():
     ...     with Interruptible() as block:
@@ -177,9 +176,16 @@ class Interruptible:
     'went on'
     """
 
+    def __init__(self, *, after: float | None = None) -> None:
+        self._after = after
+        self._timer: asyncio.TimerHandle | None = None
+
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         self._was_interrupted = False
+        if self._after is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._after, self.interrupt)
         self._cancelling: int = getattr(self._task, "cancelling", int)()
         return self
 
@@ -189,6 +195,8 @@ class Interruptible:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
+        if self._timer is not None:
+            self._timer.cancel()
         task, self._task = self._task, None
         if not self._was_interrupted:
             return False

@@ -106,13 +106,9 @@ async def send_in_time(send: Send, message: Message, session: AsyncSession | Non
     if session is None:
         await send(message)
         return
-    with Interruptible() as sending:
-        timer = asyncio.get_running_loop().call_later(OWN_SEND_TIMEOUT, sending.interrupt)
-        try:
-            await send(message)
-            return
-        finally:
-            timer.cancel()
+    with Interruptible(after=OWN_SEND_TIMEOUT):
+        await send(message)
+        return
     session.tell(Disconnect.of(DisconnectCode.SLOW))
     raise SessionOver
 

@@ -12,7 +12,6 @@ from yarl import URL
 
 from ...http.asgi import read_headers
 from ...http.silence import bound_silence
-from ...models import Disconnect
 
 __all__ = ["bound", "close_websocket", "drop", "headers_of", "set_query"]
 
@@ -42,9 +41,9 @@ def bound(request: web.Request, *, ping_interval: int | None = None) -> None:
         bound_silence(client_socket, ping_interval=ping_interval)
 
 
-async def close_websocket(websocket: web.WebSocketResponse, disconnect: Disconnect) -> None:
+async def close_websocket(websocket: web.WebSocketResponse, code: int, reason: str) -> None:
     """Close a WebSocket with a code and a reason, and wait for the client's answer to that."""
-    await websocket.close(code=disconnect.code, message=disconnect.reason.encode())
+    await websocket.close(code=code, message=reason.encode())
 
 
 def drop(request: web.Request) -> None:

@@ -174,7 +174,7 @@ class _Served:
 
         async def end(disconnect: Disconnect) -> None:
             await write(disconnect_frame(disconnect))
-            await close_websocket(websocket, disconnect)
+            await close_websocket(websocket, disconnect.code, disconnect.reason)
 
         with _dropping(request):
             await deliver(_prepare(websocket, request))

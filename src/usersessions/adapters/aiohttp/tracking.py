@@ -18,7 +18,7 @@ from ...http.tracking import END_TIMEOUT, raised_in, rest_of
 from ...live import AsyncSession
 from ...models import Disconnect, Identity
 from ...sessions import AsyncUserSessions
-from .connections import bound, drop, headers_of, set_query
+from .connections import bound, close_websocket, drop, headers_of, set_query
 
 __all__ = ["current_identity", "track"]
 
@@ -106,13 +106,10 @@ async def track(
         await websocket.prepare(request)
         prepared.set_result(None)
 
-    async def send_close(code: int, reason: str) -> None:
-        await websocket.close(code=code, message=reason.encode())
-
     async def close(code: int, reason: str) -> None:
         async with closing:
             try:
-                await deliver(send_close(code, reason))
+                await deliver(close_websocket(websocket, code, reason))
             except ClientGone:
                 drop(request)
 
